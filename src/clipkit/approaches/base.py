@@ -1,0 +1,95 @@
+"""What every approach has: stages, and hooks before and after them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+
+from clipkit.approaches.frozen import FrozenFeatures
+from clipkit.approaches.optimization import Optimizer, Scheduler
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.freezing import Trained
+from clipkit.models.model import Model
+
+__all__ = ["Approach", "Stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One `Trainer.fit`.
+
+    Args:
+        epochs: passes over the training pictures; 0 skips the stage.
+        train: which parts of the encoder are trained.
+        batch_size: pictures a batch; accumulate: batches an optimiser step.
+        optimizer, scheduler: how.
+        views: augmented views of each picture that the cache holds where the image tower is frozen; 1 is the
+            picture itself alone.
+        keep: which weights the stage hands on: those of the "best" epoch by `monitor`, or of the "last".
+    """
+
+    epochs: int
+    train: Trained
+    batch_size: int
+    optimizer: Optimizer
+    scheduler: Scheduler
+    accumulate: int = 1
+    views: int = 1
+    keep: str = "best"
+
+
+class Approach(pl.LightningModule):
+    """A way of training. Subclasses add the loss; `train.py` runs the stages in order.
+
+    Args:
+        encoder: the model to train.
+        stages: by name, in order; a closed-form method has none.
+        monitor: the validation metric that chooses the best weights; its larger values are better.
+    """
+
+    def __init__(self, encoder: DualEncoder, *, stages: Mapping[str, Stage], monitor: str = "val/recall") -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.stages = dict(stages)
+        self.monitor = monitor
+        self.stage_name = ""
+        self.strict_loading = False  # checkpoints leave out what was never trained
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that is being trained."""
+        return self.stages[self.stage_name]
+
+    def enter(self, name: str, features: FrozenFeatures) -> None:
+        """Begin a stage: freeze and unfreeze, and take from `features` what the stage needs. Overridden by need."""
+        self.stage_name = name
+
+    def prepare(self, features: FrozenFeatures) -> None:
+        """Once, before the first stage, without gradient: what is computed from the training data."""
+
+    def finish(self, features: FrozenFeatures) -> None:
+        """Once, after the last stage, with the best weights: training and validation data only."""
+
+    def model(self, templates: tuple[str, ...]) -> Model:
+        """What the run leaves for use: the encoder, and the classifier if the approach made one."""
+        return Model(self.encoder, None, templates)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Log each group's learning rate."""
+        for optimizer in self.trainer.optimizers:
+            rates = {f"lr/{g['name']}": g["lr"] for g in optimizer.param_groups if "/" not in g.get("name", "/")}
+            self.log_dict(rates, on_step=True, on_epoch=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the stage, and leave out towers that no stage so far has trained: they are loaded as they were."""
+        checkpoint["stage"] = self.stage_name
+        names = list(self.stages)
+        begun = [self.stages[name].train for name in names[: names.index(self.stage_name) + 1]]
+        untouched = []
+        if all(trained.image_groups == 0 for trained in begun):
+            untouched.append("encoder.image.model.")
+        if all(trained.text_groups == 0 for trained in begun):
+            untouched.append("encoder.text.model.")
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(tuple(untouched))}

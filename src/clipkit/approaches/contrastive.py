@@ -1,0 +1,249 @@
+"""Contrastive training of a dual encoder on picture–caption pairs, in stages.
+
+Run: python -m clipkit.train approach=contrastive data=emoji
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from clipkit.approaches.base import Approach, Stage
+from clipkit.approaches.frozen import FrozenFeatures
+from clipkit.approaches.optimization import embedding_weights
+from clipkit.data.datamodule import Batch, Served
+from clipkit.data.records import Records
+from clipkit.errors import UserError
+from clipkit.losses import contrastive_loss, positive_targets, soft_targets, supervised_contrastive_loss
+from clipkit.metrics import retrieval_metrics
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.freezing import freeze
+
+__all__ = ["Contrastive"]
+
+
+class Contrastive(Approach):
+    """Image and text embeddings of a pair are pulled together, those of other pairs pushed apart.
+
+    Args:
+        encoder: the model to train.
+        stages: by name, in order.
+        monitor: what chooses the best weights; "val/recall" is the mean of both recall@1 on validation.
+        targets: "hard" (the pair itself), "soft" (as alike as the pairs are within each tower), or "multi_positive"
+            (everything that `positives` calls the same).
+        positives: what makes two pictures mean the same: "group" (the data set says so), "caption" (an identical
+            caption), "class".
+        soft_temperature: of the soft targets; null means the learned one.
+        text_bank: compare each picture with all distinct training captions, not only the batch's. Needs multi-positive
+            targets and a frozen text tower; "auto" takes it in the stages that have both.
+        image_contrast: weight of the supervised contrastive loss among the batch's pictures.
+        together: put pictures of one group into the same batch.
+    """
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        *,
+        stages: Mapping[str, Stage],
+        monitor: str = "val/recall",
+        targets: Literal["hard", "soft", "multi_positive"] = "hard",
+        positives: Sequence[Literal["group", "caption", "class"]] = ("group", "caption"),
+        soft_temperature: float | None = None,
+        text_bank: bool | Literal["auto"] = "auto",
+        image_contrast: float = 0.0,
+        together: bool = False,
+    ) -> None:
+        super().__init__(encoder, stages=stages, monitor=monitor)
+        if text_bank is True and targets != "multi_positive":
+            raise UserError("approach.text_bank=true needs approach.targets=multi_positive")
+        self.targets, self.positives = targets, tuple(positives)
+        self.soft_temperature = soft_temperature
+        self.text_bank, self.image_contrast, self.together = text_bank, image_contrast, together
+        self.register_buffer("positive_group", torch.empty(0, dtype=torch.long), persistent=False)
+        self.register_buffer("bank_features", torch.empty(0), persistent=False)
+        self.register_buffer("bank_group", torch.empty(0, dtype=torch.long), persistent=False)
+        self._val: list[dict[str, Tensor]] = []
+
+    positive_group: Tensor  # [images of the data set] which pictures mean the same
+    bank_features: Tensor  # [U, Ft] of the distinct training captions
+    bank_group: Tensor  # [U]
+
+    def prepare(self, features: FrozenFeatures) -> None:
+        """Find what means the same, and the mean and spread of the image features if the tower standardises."""
+        train = features.data.split("train")
+        image_group, text_group = positive_groups(train, self.positives)
+        lookup = np.full(int(features.data.records.image_ids.max()) + 1, -1)
+        lookup[train.image_ids] = image_group
+        self.positive_group = torch.from_numpy(lookup)
+        self._train_text_group = torch.from_numpy(text_group)
+        by_image, by_text = self.encoder.image.standardize, self.encoder.text.standardize
+        if by_image is not None and not bool(by_image.fitted):
+            views = max((stage.views for stage in self.stages.values()), default=1)
+            raw = features.image("train", views=views)
+            by_image.fit(torch.from_numpy(np.array(raw)).flatten(0, 1))
+        if by_text is not None and not bool(by_text.fitted):
+            by_text.fit(torch.from_numpy(features.text()[features.data.records.text_rows(train)]))
+
+    def enter(self, name: str, features: FrozenFeatures) -> None:
+        """Freeze and unfreeze; serve from the store what this stage leaves frozen."""
+        super().enter(name, features)
+        data, trained = features.data, self.stage.train
+        freeze(self.encoder, trained)
+        text = features.text() if trained.text_groups == 0 else None
+        image = None
+        if trained.image_groups == 0:
+            image = {"train": features.image("train", views=self.stage.views)}
+            if len(data.split("val")):
+                image["val"] = features.image("val")
+        data.serve(Served(self.stage.batch_size, image, text, self.together))
+        self.bank_features = torch.empty(0, device=self.device)
+        if self.text_bank is True or (self.text_bank == "auto" and text is not None and self.targets == "multi_positive"):
+            if text is None:
+                raise UserError(
+                    f"approach.text_bank=true needs a frozen text tower, and stage {name} trains "
+                    f"{trained.text_groups} of its groups: set approach.text_bank=false or train.text_groups=0"
+                )
+            rows = data.records.text_rows(data.split("train"))
+            self.bank_features = self.encoder.text.finish(torch.from_numpy(text[rows]).to(self.device))
+            self.bank_group = self._train_text_group.to(self.device)
+
+    def configure_optimizers(self) -> Any:
+        encoder = self.encoder
+        heads = [*encoder.image_projection.parameters(), *encoder.text_projection.parameters()]
+        optimizer = self.stage.optimizer.build(
+            {
+                "heads": heads,
+                "image": encoder.image.model.parameters(),
+                "text": encoder.text.model.parameters(),
+                "logit_scale": [encoder.logit_scale],
+            },
+            embedding_weights(encoder),
+        )
+        schedulers = self.stage.scheduler.build(optimizer, int(self.trainer.estimated_stepping_batches))
+        return [optimizer], schedulers
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image, text = self._embed(batch)
+        scale = self.encoder.logit_scale.exp()
+        group = self.positive_group[batch["image_id"]]
+        if len(self.bank_features):
+            loss = self._bank_loss(image, text, group, scale)
+        else:
+            loss = self._batch_loss(image, text, group, scale)
+        values = {"train/contrastive": loss.detach()}
+        if self.image_contrast > 0:
+            pull = supervised_contrastive_loss(image, group, logit_scale=scale)
+            loss = loss + self.image_contrast * pull
+            values["train/image_contrast"] = pull.detach()
+        size = len(image)
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=size, prog_bar=True)
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
+        self.log("train/logit_scale", scale.detach(), on_step=True, on_epoch=False)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.encoder.clamp_logit_scale()
+
+    def on_validation_epoch_start(self) -> None:
+        self._val = []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        image, text = self._embed(batch)
+        owner_group = batch["group"][batch["text_owner"]]
+        self._val.append(
+            {"image": image.cpu(), "text": text.cpu(), "image_group": batch["group"].cpu(), "text_group": owner_group.cpu()}
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """Loss and recall over the whole validation set, all captions, dropout off."""
+        if not self._val:
+            return
+        joined = {name: torch.cat([part[name] for part in self._val]) for name in self._val[0]}
+        self._val = []
+        image, text = joined["image"], joined["text"]
+        groups = {"image_group": joined["image_group"], "text_group": joined["text_group"]}
+        if not (torch.isfinite(image).all() and torch.isfinite(text).all()):
+            raise FloatingPointError("validation embeddings hold NaN or infinity: training has diverged")
+        metrics = retrieval_metrics(image, text, **groups, ks=(1, 5))
+        loss = contrastive_loss(
+            image,
+            text,
+            logit_scale=self.encoder.logit_scale.detach().exp().cpu(),
+            image_targets=positive_targets(groups["image_group"], groups["text_group"]),
+            text_targets=positive_targets(groups["text_group"], groups["image_group"]),
+        )
+        recall = (metrics["i2t_recall@1"] + metrics["t2i_recall@1"]) / 2
+        self.log("val/loss", loss)
+        self.log("val/recall", recall, prog_bar=True)
+        self.log_dict({f"val/{name}": value for name, value in metrics.items() if "recall" in name})
+
+    def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """[B, D] and [M, D] embeddings of a batch, from pixels and tokens or from stored features."""
+        groups = self.stage.train.image_groups
+        count = self.encoder.image.num_groups if groups == "all" else int(groups)
+        if "trunk" in batch:
+            features = self.encoder.tail(batch["trunk"], groups=0)
+        elif groups == "all":
+            features = self.encoder.image(batch["image"])
+        else:
+            features = self.encoder.tail(self.encoder.trunk(batch["image"], groups=count), groups=count)
+        if "text_features" in batch:
+            text_features = self.encoder.text.finish(batch["text_features"])
+        else:
+            text_features = self.encoder.text(batch["text"])
+        return self.encoder.project_image(features), self.encoder.project_text(text_features)
+
+    def _batch_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor) -> Tensor:
+        targets = None
+        if self.targets == "soft":
+            sharpness = scale.detach() if self.soft_temperature is None else scale.new_tensor(1 / self.soft_temperature)
+            targets = soft_targets(image, text, logit_scale=sharpness)
+        elif self.targets == "multi_positive":
+            targets = positive_targets(group, group)
+        return contrastive_loss(image, text, logit_scale=scale, image_targets=targets, text_targets=targets)
+
+    def _bank_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor) -> Tensor:
+        """Image→text against every training caption, text→image within the batch."""
+        bank = self.encoder.project_text(self.bank_features)  # [U, D]
+        to_bank = -(positive_targets(group, self.bank_group) * (scale * image @ bank.T).log_softmax(1)).sum(1).mean()
+        to_image = -(positive_targets(group, group) * (scale * text @ image.T).log_softmax(1)).sum(1).mean()
+        return (to_bank + to_image) / 2
+
+
+def positive_groups(records: Records, by: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which pictures and texts mean the same.
+
+    Args:
+        records: N pictures with U distinct texts.
+        by: any of "group", "caption", "class"; pictures linked by one of them, directly or in a chain, are joined.
+
+    Returns:
+        [N] and [U] numbers: equal ones belong together. A text belongs to the pictures that it captions.
+    """
+    texts, text_of_caption = records.caption_texts
+    count = len(records)
+    row_of_caption = np.repeat(np.arange(count), np.diff(records.caption_offsets))
+    links = []  # (node, node): pictures are 0 … N − 1, then texts or shared names
+    if "group" in by:
+        links.append((np.arange(count), records.groups))
+    if "class" in by:
+        labelled = records.labels >= 0
+        links.append((np.flatnonzero(labelled), records.labels[labelled]))
+    if "caption" in by:
+        links.append((row_of_caption, text_of_caption))
+    nodes, left, right = count, [], []
+    for rows, names in links:
+        left.append(rows)
+        right.append(names + nodes)
+        nodes += int(names.max(initial=-1)) + 1
+    rows, columns = (np.concatenate(x) if x else np.empty(0, np.int64) for x in (left, right))
+    graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(nodes, nodes))
+    group = connected_components(graph, directed=False)[1][:count].astype(np.int64)
+    text_group = np.full(len(texts), -1)
+    text_group[text_of_caption[::-1]] = group[row_of_caption[::-1]]  # a text's first picture decides
+    return group, text_group

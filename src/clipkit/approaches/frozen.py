@@ -1,0 +1,107 @@
+"""What the frozen towers say of the data, computed once and kept on disk."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clipkit.data.datamodule import PairData
+from clipkit.data.images import fingerprint
+from clipkit.features import FeatureStore, tensors_fingerprint
+from clipkit.models.dual_encoder import DualEncoder
+
+__all__ = ["FrozenFeatures"]
+
+
+class FrozenFeatures:
+    """Raw image features (several augmented views) and text features of a data set, through the store.
+
+    Args:
+        encoder: whose towers are run.
+        data: pictures and captions.
+        store: where the arrays are kept.
+        batch_size: pictures run at a time.
+        on_progress: called with (what, done, total) while something is computed.
+    """
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        data: PairData,
+        store: FeatureStore,
+        *,
+        batch_size: int = 64,
+        on_progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        self.encoder, self.data, self.store, self.batch_size = encoder, data, store, batch_size
+        self.on_progress = on_progress or (lambda what, done, total: None)
+
+    def image(self, split: str, *, views: int = 1) -> NDArray[np.float32]:
+        """[views, N, F] features of the image tower, not standardised; view 0 is the picture as it is."""
+        records = self.data.split(split)
+        key = {
+            "what": "image",
+            "weights": tensors_fingerprint(dict(self.encoder.image.model.state_dict())),
+            "tower": json.dumps({**self.encoder.image.arguments, "standardize": None}, sort_keys=True),
+            "dtype": str(self.encoder.frozen_dtype),
+            "records": records.fingerprint,
+            "image_ids": records.image_ids.tolist(),
+            "policy": [self.data.augmentation_name, repr(self.data.augment), self.data.seed] if views > 1 else None,
+        }
+        total = views * len(records)
+
+        def encode() -> Iterator[NDArray[np.float32]]:
+            done = 0
+            for view in range(views):
+                for start in range(0, len(records), self.batch_size):
+                    ids = records.image_ids[start : start + self.batch_size]
+                    pixels = self.data.pixels(ids).to(self._device)
+                    pixels = self.data.augmented(pixels, ids, view) if view else pixels
+                    yield self.encoder.trunk(pixels, groups=0)["feature"].cpu().numpy()
+                    done += len(ids)
+                    self.on_progress(f"image features of {split}", done, total)
+
+        return self._run(key, (views, len(records), self.encoder.feature_dim), encode)
+
+    def text(self) -> NDArray[np.float32]:
+        """[U, Ft] features of the text tower, not standardised, for the distinct captions of the whole data set."""
+        texts = self.data.records.caption_texts[0]
+        order = np.argsort(np.array([len(text.as_py()) for text in texts]), kind="stable")  # like lengths together
+        key = {
+            "what": "text",
+            "weights": tensors_fingerprint(dict(self.encoder.text.model.state_dict())),
+            "tower": [self.encoder.text.pooling, self.encoder.text.max_length],
+            "tokens": tensors_fingerprint(self.encoder.tokenize(texts[:64].to_pylist()) if len(texts) else {}),
+            "texts": fingerprint(texts.to_pylist()),
+        }
+
+        def encode() -> Iterator[NDArray[np.float32]]:
+            for start in range(0, len(texts), 256):
+                batch = [texts[int(index)].as_py() for index in order[start : start + 256]]
+                tokens = {name: value.to(self._device) for name, value in self.encoder.tokenize(batch).items()}
+                yield self.encoder.text.pooled(tokens).float().cpu().numpy()
+                self.on_progress("text features", min(start + 256, len(texts)), len(texts))
+
+        by_length = self._run(key, (len(texts), self.encoder.text.feature_dim), encode)
+        unsorted = np.empty_like(by_length)
+        unsorted[order] = by_length
+        return unsorted
+
+    @property
+    def _device(self) -> torch.device:
+        return self.encoder.logit_scale.device
+
+    def _run(
+        self, key: dict[str, Any], shape: tuple[int, ...], encode: Callable[[], Iterator[NDArray[np.float32]]]
+    ) -> NDArray[np.float32]:
+        was_training = self.encoder.training
+        self.encoder.eval()
+        try:
+            with torch.no_grad():
+                return self.store.get(key, shape, encode)
+        finally:
+            self.encoder.train(was_training)
+

@@ -1,0 +1,1 @@
+"""From what users have on disk to batches."""

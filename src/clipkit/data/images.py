@@ -1,0 +1,92 @@
+"""Where pictures are read from: a folder, or one archive file. Each reader opens a record's `image` by its name."""
+
+import hashlib
+import io
+import os
+import zipfile
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image, ImageOps
+
+__all__ = ["FolderReader", "ImageReader", "ZipReader"]
+
+
+class ImageReader(Protocol):
+    def __call__(self, name: str) -> Image.Image:
+        """The decoded picture, upright; raises `OSError` (or another of PIL's errors) if it cannot be read."""
+
+    def stamp(self, name: str) -> str:
+        """A text that changes when the picture's content does."""
+
+
+class FolderReader:
+    """Picture files below a folder; absolute names stand as they are."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def __call__(self, name: str) -> Image.Image:
+        return _decode(Image.open(self.root / name))
+
+    def stamp(self, name: str) -> str:
+        try:
+            status = os.stat(self.root / name)
+        except OSError:
+            return "missing"
+        return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+class ZipReader:
+    """Pictures inside one zip archive. Each process opens the archive for itself: file positions are not shared."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._archive: zipfile.ZipFile | None = None
+        self._process = -1
+
+    def __call__(self, name: str) -> Image.Image:
+        return _decode(Image.open(io.BytesIO(self.read(name))))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one entry; raises `OSError` if there is none."""
+        try:
+            return self._open().read(name)
+        except KeyError:
+            raise FileNotFoundError(f"{self.path} has no entry {name}") from None
+
+    def stamp(self, name: str) -> str:
+        try:
+            return f"{self._open().getinfo(name).CRC:08x}"
+        except KeyError:
+            return "missing"
+
+    def _open(self) -> zipfile.ZipFile:
+        if self._archive is None or self._process != os.getpid():
+            self._archive, self._process = zipfile.ZipFile(self.path), os.getpid()
+        return self._archive
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"path": self.path, "_archive": None, "_process": -1}
+
+
+def fingerprint(parts: list[str]) -> str:
+    """One sha256 of many strings, told apart by length."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    """Decode now (so that damage shows here), apply the camera's rotation, put transparency on white."""
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
+    elif image.mode.startswith("I;16") or image.mode == "I":
+        image = image.point(lambda value: value / 257).convert("L")  # 16 bits to 8: plain convert would clip
+    return image.convert("RGB")

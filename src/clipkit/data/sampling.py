@@ -1,0 +1,94 @@
+"""The order of training: which rows stand together in which batch, as a function of (seed, epoch) alone."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from clipkit.data.randomness import permutation
+
+__all__ = ["EpochBatches", "ResumableLoader", "as_it_is"]
+
+
+class EpochBatches:
+    """Batches of (epoch, row): as few as `batch_size` allows, as even as possible, each row once an epoch.
+
+    Args:
+        groups: [N] integers, one a row.
+        batch_size: the most rows a batch has (with `together`, a group's size more).
+        seed: of the shuffling.
+        together: keep rows of one group side by side, so that they meet in a batch.
+    """
+
+    def __init__(self, groups: NDArray[np.int64], *, batch_size: int, seed: int, together: bool = False) -> None:
+        self.groups, self.batch_size, self.seed, self.together = groups, batch_size, seed, together
+        self.epoch = 0
+        self.start = 0  # batches of this epoch that were already used (after a resume)
+
+    def __len__(self) -> int:
+        return -(-len(self.groups) // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of one epoch."""
+        rows = permutation(self.seed, epoch, len(self.groups), purpose="order")
+        if self.together:
+            _, first = np.unique(self.groups[rows], return_index=True)
+            rank = np.empty(len(first), np.int64)
+            rank[np.argsort(first)] = np.arange(len(first))  # groups in the order of their first row
+            _, number = np.unique(self.groups[rows], return_inverse=True)
+            rows = rows[np.argsort(rank[number], kind="stable")]
+        return rows
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rows = self.order(self.epoch)
+        cuts = self._cuts(self.groups[rows])
+        start, self.start = self.start, 0
+        for batch in range(start, len(self)):
+            yield [(self.epoch, int(row)) for row in rows[cuts[batch] : cuts[batch + 1]]]
+
+    def _cuts(self, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where batches begin and end in the ordered rows; with `together`, moved on to the end of a group."""
+        cuts = np.linspace(0, len(groups), len(self) + 1).round().astype(np.int64)
+        if self.together and len(groups):
+            ends = np.flatnonzero(np.append(groups[1:] != groups[:-1], True)) + 1
+            moved = ends[np.searchsorted(ends, cuts[1:])]
+            if len(np.unique(moved)) == len(moved):  # else a group fills a whole batch: keep the even cuts
+                cuts[1:] = moved
+        return cuts
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A DataLoader over `EpochBatches` that remembers where in the epoch it is, for checkpoints."""
+
+    def __init__(self, dataset: Any, batches: EpochBatches, **options: Any) -> None:
+        # its own generator: the loader draws a seed for workers, which must not disturb the model's random numbers
+        super().__init__(
+            dataset, batch_sampler=batches, collate_fn=as_it_is, generator=torch.Generator(), **options
+        )
+        self.batches = batches
+        self._used = 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator: workers start once the epoch is set
+        self._used = self.batches.start
+        for batch in super().__iter__():
+            self._used += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.batches.epoch, "used": self._used}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.batches.epoch, self.batches.start = state["epoch"], state["used"]
+
+
+def as_it_is(batch: Any) -> Any:
+    """The dataset makes whole batches: nothing is left to collate."""
+    return batch

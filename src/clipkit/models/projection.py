@@ -1,0 +1,65 @@
+"""From a tower's features to the shared embedding space."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+__all__ = ["LinearMLPProjection", "LinearProjection", "ResidualMLPProjection"]
+
+
+class LinearProjection(nn.Module):
+    """Dropout, then one linear layer (CLIP's is `LinearProjection(F, D)`, without bias)."""
+
+    def __init__(self, in_features: int, embed_dim: int, *, dropout: float = 0.0, bias: bool = False) -> None:
+        super().__init__()
+        self.arguments: dict[str, Any] = {"embed_dim": embed_dim, "dropout": dropout, "bias": bias}
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(in_features, embed_dim, bias=bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, in_features] -> [B, embed_dim], not normalised."""
+        projected: Tensor = self.linear(self.dropout(features))
+        return projected
+
+
+class ResidualMLPProjection(nn.Module):
+    """`p = Linear(x); LayerNorm(p + Dropout(Linear(GELU(p))))`."""
+
+    def __init__(self, in_features: int, embed_dim: int, *, dropout: float = 0.1, bias: bool = True) -> None:
+        super().__init__()
+        self.arguments: dict[str, Any] = {"embed_dim": embed_dim, "dropout": dropout, "bias": bias}
+        self.input = nn.Linear(in_features, embed_dim, bias=bias)
+        self.hidden = nn.Linear(embed_dim, embed_dim, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, in_features] -> [B, embed_dim], not normalised."""
+        projected = self.input(features)
+        output: Tensor = self.norm(projected + self.dropout(self.hidden(gelu(projected))))
+        return output
+
+
+class LinearMLPProjection(nn.Module):
+    """A linear layer plus a two-layer MLP whose last layer starts at zero: `Linear(x) + W₂ GELU(W₁ x)`.
+
+    It begins as the linear projection and bends only as far as the data asks. Dropout is applied to the features.
+    """
+
+    def __init__(
+        self, in_features: int, embed_dim: int, *, hidden: int = 512, dropout: float = 0.5, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.arguments: dict[str, Any] = {"embed_dim": embed_dim, "hidden": hidden, "dropout": dropout, "bias": bias}
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(in_features, embed_dim, bias=bias)
+        self.hidden = nn.Linear(in_features, hidden, bias=bias)
+        self.output = nn.Linear(hidden, embed_dim, bias=False)
+        nn.init.zeros_(self.output.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, in_features] -> [B, embed_dim], not normalised."""
+        dropped = self.dropout(features)
+        bent: Tensor = self.linear(dropped) + self.output(gelu(self.hidden(dropped)))
+        return bent

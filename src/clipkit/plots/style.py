@@ -1,0 +1,37 @@
+"""One look for all figures."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib
+
+__all__ = ["COLOURS", "GOOD", "style"]
+
+COLOURS = ("#2463a8", "#d1662c", "#3d8f5f", "#8a5aa8", "#b5404e", "#5b6470")
+GOOD = "#2f9e5b"
+SETTINGS = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9aa3ad",
+    "axes.labelcolor": "#3a424a",
+    "axes.grid": True,
+    "grid.color": "#e6e9ec",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#5b6470",
+    "ytick.color": "#5b6470",
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "axes.prop_cycle": matplotlib.cycler(color=list(COLOURS)),
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Figures drawn inside have the house's look; figures outside are left alone."""
+    with matplotlib.rc_context(SETTINGS):
+        yield

@@ -1,0 +1,1 @@
+"""Runs: composing, checking, recording, resuming, reporting."""

@@ -1,0 +1,132 @@
+"""From the composed configuration to objects. The only caller of `hydra.utils.instantiate`."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from clipkit.approaches.base import Approach, Stage
+from clipkit.data.datamodule import PairData
+from clipkit.errors import UserError
+from clipkit.models.dual_encoder import DualEncoder
+
+__all__ = ["build_approach", "build_data", "build_encoder", "build_loggers", "resolve_stages"]
+
+FOR_PEOPLE = ("needs", "provides")  # read by the command line's check, not by the classes
+DEFAULTS = ("optimizer", "scheduler")
+
+
+def resolve_stages(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Write out each stage in full, in place.
+
+    A stage's own YAML goes before the groups `optimizer`, `scheduler` and `data.batch_size`; what the command line
+    says of those replaces it in every stage; `approach.stages.NAME.…` on the command line has the last word.
+    """
+    said = [o for o in OverridesParser.create().parse_overrides(list(overrides)) if not o.is_sweep_override()]
+    with open_dict(config):
+        for name, stage in config.approach.stages.items():
+            given = OmegaConf.create(OmegaConf.to_container(stage))
+            for group in DEFAULTS:
+                chosen = any(o.key_or_group.split("@")[0] == group for o in said)
+                base = OmegaConf.create(OmegaConf.to_container(config[group], resolve=True))
+                own = given.get(group, {}) or {}
+                merged = base if chosen else OmegaConf.merge(base, own)
+                if not chosen:
+                    _apply(merged, said, f"{group}.")
+                _apply(merged, said, f"approach.stages.{name}.{group}.")
+                stage[group] = merged
+            if "batch_size" not in stage or any(o.key_or_group == "data.batch_size" for o in said):
+                if not any(o.key_or_group == f"approach.stages.{name}.batch_size" for o in said):
+                    stage.batch_size = config.data.batch_size
+            if config.debug_epochs is not None and stage.epochs > 0:
+                stage.epochs = config.debug_epochs
+
+
+def _apply(target: Any, overrides: Sequence[Any], prefix: str) -> None:
+    for override in overrides:
+        if override.key_or_group.startswith(prefix):
+            OmegaConf.update(target, override.key_or_group.removeprefix(prefix), override.value(), merge=True)
+
+
+def build_encoder(config: DictConfig) -> DualEncoder:
+    """The dual encoder of `config.backbone`."""
+    encoder = _instantiate(config.backbone)
+    assert isinstance(encoder, DualEncoder)
+    return encoder
+
+
+def build_data(config: DictConfig, encoder: DualEncoder) -> PairData:
+    """The data module of `config.data`, with the encoder's preprocessing and tokenizer."""
+    make = _instantiate(_constructor(config.data))
+    data = make(preprocess=encoder.preprocess, tokenize=encoder.tokenize)
+    assert isinstance(data, PairData)
+    return data
+
+
+def build_approach(config: DictConfig, encoder: DualEncoder) -> tuple[Approach, list[str]]:
+    """The approach of `config.approach`, and what was decided about its stages in the user's place."""
+    raw = OmegaConf.to_container(config.approach, resolve=True)
+    assert isinstance(raw, dict)
+    notes: list[str] = []
+    stages = {}
+    for name, stage in raw.pop("stages").items():
+        _adapt_to_towers(name, stage, encoder, notes)
+        stage["train"]["_target_"] = "clipkit.models.freezing.Trained"
+        stages[name] = instantiate({"_target_": "clipkit.approaches.base.Stage", **stage}, _convert_="all")
+        assert isinstance(stages[name], Stage)
+    make = _instantiate(OmegaConf.create({**raw, "_partial_": True}))
+    approach = make(encoder=encoder, stages=stages)
+    assert isinstance(approach, Approach)
+    return approach, notes
+
+
+def _adapt_to_towers(name: str, stage: dict[str, Any], encoder: DualEncoder, notes: list[str]) -> None:
+    """Towers without pretrained weights are trained whole; a stage that would leave them frozen is skipped."""
+    fresh = [kind for kind, tower in (("image", encoder.image), ("text", encoder.text)) if not _has_weights(tower, encoder)]
+    if not fresh or stage["epochs"] == 0:
+        return
+    if stage["train"].get("image_groups") == 0 and stage["train"].get("text_groups") == 0:
+        stage["epochs"] = 0
+        notes.append(f"stage {name} is skipped: the {' and '.join(fresh)} tower has no pretrained weights to freeze")
+        return
+    for kind in fresh:
+        stage["train"][f"{kind}_groups"] = "all"
+        stage["train"]["depthwise"] = True
+    notes.append(f"stage {name} trains the {' and '.join(fresh)} tower whole: it starts from scratch")
+
+
+def _has_weights(tower: Any, encoder: DualEncoder) -> bool:
+    return bool(tower.pretrained) or encoder.aligned
+
+
+def build_loggers(config: DictConfig) -> list[Any]:
+    """The loggers that the configuration names, beside `metrics.csv`."""
+    loggers = []
+    for entry in config.logger.loggers:
+        try:
+            loggers.append(_instantiate(entry))
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"logger: {error.name or error} is not installed: pip install \"clipkit-train[tensorboard]\""
+            ) from error
+    return loggers
+
+
+def _instantiate(node: Any) -> Any:
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    for key in FOR_PEOPLE:
+        plain.pop(key, None)
+    return instantiate(plain, _convert_="all")
+
+
+def _constructor(data: DictConfig) -> DictConfig:
+    """`data` without the keys that only feed its `records` by interpolation (root, file, columns)."""
+    plain = OmegaConf.to_container(data, resolve=True)
+    assert isinstance(plain, dict)
+    known = inspect.signature(PairData).parameters
+    used = {key: value for key, value in plain.items() if key in known or key == "_target_"}
+    return OmegaConf.create({**used, "_partial_": True})

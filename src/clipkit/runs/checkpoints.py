@@ -1,0 +1,160 @@
+"""Checkpoints to resume from: `last`, `previous` and `best`, and stopping in good order.
+
+A checkpoint is written under a temporary name and moved into place. It holds tensors and plain containers only.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from clipkit.approaches.base import Approach
+from clipkit.errors import UserError
+from clipkit.runs.command import Interrupted
+
+__all__ = ["CheckpointWriter", "StopSignals", "load_checkpoint", "newest_checkpoint"]
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM: during training they wait for the end of the step; otherwise they act at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.received: int | None = None
+        self.wait_for_step = False
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Handle both signals inside; restore the former handlers after."""
+        former = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def stop(self, where: str = "") -> None:
+        """Raise `Interrupted` with the way to go on."""
+        number = self.received or signal.SIGINT
+        saved = (self.folder / "checkpoints" / "last.ckpt").is_file()
+        how = f"Continue with: python -m clipkit.train resume={self.folder}"
+        message = f"stopped{where}. {how}" if saved else f"stopped{where}, before the first checkpoint. {how}"
+        raise Interrupted(message, 128 + number)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again = self.received is not None
+        self.received = number
+        if again or not self.wait_for_step:
+            self.stop()
+
+
+class CheckpointWriter(pl.Callback):
+    """Writes checkpoints at the end of every epoch, every few minutes, and when asked to stop.
+
+    Args:
+        folder: where they go.
+        monitor: the metric of `best.ckpt`; larger is better.
+        minutes: between two checkpoints inside an epoch.
+        signals: asked after every optimiser step whether to stop.
+    """
+
+    def __init__(self, folder: Path, *, monitor: str, minutes: float, signals: StopSignals) -> None:
+        self.folder, self.monitor, self.minutes, self.signals = folder, monitor, minutes, signals
+        self.best: float | None = None
+        self.best_epoch: int | None = None
+        self._saved_at = time.monotonic()
+        self._restore: torch.Tensor | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.wait_for_step = True
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.wait_for_step = False
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._restore is not None:
+            torch.set_rng_state(self._restore)
+            self._restore = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not stepped or batch_idx + 1 == trainer.num_training_batches:
+            return  # the end of the epoch saves by itself
+        if self.signals.received is not None:
+            self.save(trainer)
+            self.signals.stop(f" in stage {self._stage(pl_module)}, epoch {trainer.current_epoch + 1}")
+        if time.monotonic() - self._saved_at > 60 * self.minutes:
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is not None and (self.best is None or float(value) > self.best):
+            self.best, self.best_epoch = float(value), trainer.current_epoch
+            self.save(trainer, "best.ckpt")
+        self.save(trainer)
+        if self.signals.received is not None:
+            self.signals.stop(f" in stage {self._stage(pl_module)}, after epoch {trainer.current_epoch + 1}")
+
+    def save(self, trainer: pl.Trainer, name: str = "last.ckpt") -> None:
+        """Write one checkpoint; the former `last.ckpt` becomes `previous.ckpt`.
+
+        Raises:
+            UserError: the disk is full; what was there before is untouched.
+        """
+        place, part = self.folder / name, self.folder / f".{name}.part{os.getpid()}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(part)
+            if name == "last.ckpt" and place.exists():
+                place.replace(self.folder / "previous.ckpt")
+            part.replace(place)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            part.unlink(missing_ok=True)
+            if isinstance(error, RuntimeError) and "write" not in str(error):
+                raise
+            raise UserError(f"the checkpoint {place} could not be written: {error}") from error
+        self._saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_epoch": self.best_epoch, "rng": torch.get_rng_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.best_epoch, self._restore = state_dict["best"], state_dict["best_epoch"], state_dict["rng"]
+
+    @property
+    def state_key(self) -> str:
+        return "CheckpointWriter"
+
+    def _stage(self, module: pl.LightningModule) -> str:
+        return module.stage_name if isinstance(module, Approach) else ""
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest readable checkpoint of a run folder (`last`, else `previous`), or None if there is none."""
+    for name in ("last.ckpt", "previous.ckpt"):
+        path = folder / "checkpoints" / name
+        if path.is_file():
+            try:
+                return path, load_checkpoint(path)
+            except UserError as error:
+                print(f"warning: {error}; trying the one before")
+    return None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without running any code in it."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content["stage"], content["state_dict"]
+    except Exception as error:  # torn files raise a dozen kinds: zip, pickle, EOF, key errors
+        raise UserError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+    return content

@@ -1,0 +1,40 @@
+"""What the configuration tree offers: its groups and their options, read from the YAML files themselves."""
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+__all__ = ["conf_root", "group_of", "groups", "read_option"]
+
+HIDDEN = ("shared",)
+
+
+def conf_root() -> Path:
+    """The folder of the configuration tree (`conf/` of a checkout, or of the installed package)."""
+    return Path(str(files("clipkit.conf")))
+
+
+@cache
+def groups() -> dict[str, tuple[str, ...]]:
+    """Option names by group; nested groups are written "backbone/projection"."""
+    root = conf_root()
+    found: dict[str, list[str]] = {}
+    for file in sorted(root.rglob("*.yaml")):
+        group = file.parent.relative_to(root).as_posix()
+        if group != "." and group.split("/")[0] not in HIDDEN:
+            found.setdefault(group, []).append(file.stem)
+    return {group: tuple(options) for group, options in found.items()}
+
+
+def group_of(key: str) -> str | None:
+    """The group that an override's key names ("optimizer@_global_.optimizer" too), or None."""
+    group = key.split("@")[0]
+    return group if group in groups() else None
+
+
+def read_option(group: str, option: str) -> Any:
+    """The YAML of one option, uncomposed."""
+    return OmegaConf.load(conf_root() / group / f"{option}.yaml")

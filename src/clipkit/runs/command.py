@@ -1,0 +1,172 @@
+"""The one shape of all commands: `python -m clipkit.COMMAND key=value …`.
+
+Wraps `hydra.main`: texts and paths are taken literally, mistakes become one message and exit status 2, and under
+`--multirun` a failed job is recorded while the others run.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from clipkit.errors import UserError
+
+__all__ = ["Interrupted", "command"]
+
+LITERAL = (
+    "labels", "query", "images", "model", "resume", "base", "root", "data.root", "data.file", "backbone.path", "name",
+)  # fmt: skip
+LISTS = ("labels",)
+FLAGS_THAT_ONLY_SHOW = ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc")
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop (Ctrl-C, SIGTERM). Carries the message for the person and the exit status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Make a function of a configuration into a command; `name` is its primary configuration file."""
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        def main() -> None:
+            sys.exit(_run(name, task, sys.argv[1:]))
+
+        main.__doc__ = task.__doc__
+        return main
+
+    return decorate
+
+
+def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> int:
+    import hydra
+
+    multirun = any(argument in ("-m", "--multirun") for argument in arguments)
+    flags = [a for a in arguments if a.startswith("-")]
+    failures: list[int] = []
+    try:
+        if any(flag in ("--help", "-h") for flag in flags):
+            from clipkit.runs.help import help_text
+
+            print(help_text(name))
+            return 0
+        arguments = _prepare(name, arguments, multirun)
+    except UserError as error:
+        return _say(error)
+
+    def job(config: DictConfig) -> Any:
+        try:
+            with open_dict(config):
+                config.run_dir = hydra.core.hydra_config.HydraConfig.get().runtime.output_dir
+            return task(config)
+        except UserError as error:
+            failures.append(_say(error))
+            _note_failure(config, str(error))
+        except Interrupted as stop:
+            print(f"\n{stop}", file=sys.stderr)
+            sys.exit(stop.status)
+        except Exception as error:
+            _note_failure(config, f"{type(error).__name__}: {error}")
+            if not multirun:
+                raise
+            import traceback
+
+            traceback.print_exc()
+            failures.append(2)
+        return None
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # our bugs keep their traceback
+    sys.argv = [sys.argv[0], *arguments]
+    hydra.main(version_base="1.3", config_path="pkg://clipkit.conf", config_name=name)(job)()
+    if failures and multirun:
+        print(f"{len(failures)} job(s) of this multirun failed; their folders say why in run.json", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def _prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
+    """Quote literal values, check everything, and fix the run's folder where `name` or `resume` does."""
+    from clipkit.runs.validate import check_command_line
+
+    takes_value = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
+    flags, overrides, skip = [], [], False
+    for argument in arguments:
+        if skip or argument.startswith("-"):
+            flags.append(argument)
+            skip = not skip and argument in takes_value
+        else:
+            overrides.append(_literal(argument))
+    if any(flag in FLAGS_THAT_ONLY_SHOW for flag in flags):
+        return arguments
+    values = {text.partition("=")[0]: _unquote(text.partition("=")[2]) for text in overrides}
+    overrides = _continue_run(name, overrides, values)
+    own_configs = any(flag in ("--config-dir", "-cd") or flag.startswith("--config-dir=") for flag in flags)
+    if not own_configs:  # a folder of the user's own may add options that only Hydra can see
+        check_command_line(name, overrides)
+    if values.get("name") not in (None, "null") and "hydra.run.dir" not in values and not multirun:
+        overrides.append(f"hydra.run.dir={_quote(f'outputs/{name}/' + values['name'])}")
+    return [*flags, *overrides]
+
+
+def _continue_run(name: str, overrides: list[str], values: dict[str, str]) -> list[str]:
+    """`resume=PATH` continues a run in its own folder, with the command line that started it."""
+    resume = values.get("resume")
+    if name != "train" or resume in (None, "null", "auto"):
+        return overrides
+    assert resume is not None
+    path = Path(resume)
+    folder = path.parent.parent if path.suffix == ".ckpt" else path
+    record = folder / "run.json"
+    if not path.exists():
+        raise UserError(f"resume={resume}: no such run folder or checkpoint")
+    if not record.is_file():
+        raise UserError(f"resume={resume}: {folder} holds no run (no run.json); a run folder or a .ckpt in one is needed")
+    try:
+        before = list(json.loads(record.read_text())["overrides"])
+    except (json.JSONDecodeError, KeyError) as error:
+        raise UserError(f"{record} is damaged: {error}") from error
+    said = {text.partition("=")[0] for text in overrides}
+    drop = {*said, "hydra.run.dir", "name", "overwrite"}
+    kept = [text for text in before if text.partition("=")[0] not in drop]
+    return [*kept, *overrides, f"hydra.run.dir={_quote(str(folder))}"]
+
+
+def _literal(argument: str) -> str:
+    """`key=value` with the value quoted if the key takes free text; `labels` is split at commas."""
+    key, equals, value = argument.partition("=")
+    if not equals or key.lstrip("+") not in LITERAL or value in ("", "null") or value[0] in "[{'\"":
+        return argument
+    if key in LISTS:
+        return f"{key}=[{','.join(_quote(part.strip()) for part in value.split(','))}]"
+    return f"{key}={_quote(value)}"
+
+
+def _quote(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
+    return f"'{escaped}'"
+
+
+def _unquote(text: str) -> str:
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        return text[1:-1].replace("\\${", "${").replace("\\'", "'").replace("\\\\", "\\")
+    return text
+
+
+def _say(error: UserError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def _note_failure(config: DictConfig, message: str) -> None:
+    """Leave the reason in the run's folder if the run did not come far enough to do so itself."""
+    folder = Path(str(OmegaConf.select(config, "run_dir") or ""))
+    if folder.is_dir() and not (folder / "run.json").exists():
+        with suppress(OSError):
+            (folder / "run.json").write_text(json.dumps({"status": "failed", "error": message}, indent=1) + "\n")

@@ -1,0 +1,38 @@
+"""What `--help` prints: the shape of a command line, the groups with their options, the top-level keys."""
+
+from clipkit.runs.choices import conf_root, groups
+
+__all__ = ["help_text"]
+
+EXAMPLES = {
+    "train": (
+        "python -m clipkit.train",
+        "python -m clipkit.train data=pairs data.file=captions.csv name=my_run",
+        "python -m clipkit.train resume=outputs/train/my_run",
+        "python -m clipkit.train -m seed=0,1,2",
+    ),
+    "evaluate": (
+        "python -m clipkit.evaluate model=outputs/train/my_run",
+        "python -m clipkit.evaluate model=emoji_clip data=folder data.root=/path/to/pictures",
+    ),
+}
+
+
+def help_text(command: str) -> str:
+    """The help of one command, from the configuration tree itself."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(conf_root() / f"{command}.yaml")
+    shared = OmegaConf.load(conf_root() / "shared" / "command.yaml")
+    used = [str(next(iter(d))).split("@")[0] for d in config.pop("defaults") if not isinstance(d, str)]
+    width = max(len(group) for group in groups())
+    lines = [f"python -m clipkit.{command} key=value …", "", "Examples:"]
+    lines += [f"  {example}" for example in EXAMPLES.get(command, ())]
+    lines += ["", "Groups (group=option):"]
+    for group, options in groups().items():
+        if group.split("/")[0] in used:
+            lines.append(f"  {group:<{width}}  {', '.join(options)}")
+    keys = [key for key in [*config, *shared] if key not in ("hydra", "run_dir")]
+    lines += ["", f"Keys: {', '.join(keys)}", "", "Every key with its value:  --cfg job"]
+    lines += ["Hydra's own options:       --hydra-help"]
+    return "\n".join(lines)

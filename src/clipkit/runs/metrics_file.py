@@ -1,0 +1,83 @@
+"""`metrics.csv`: every logged number as one row (stage, epoch, step, name, value), appended as training goes."""
+
+import csv
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pytorch_lightning.loggers.logger import Logger
+
+__all__ = ["MetricsFile", "read_metrics"]
+
+COLUMNS = ("stage", "epoch", "step", "name", "value")
+
+
+class MetricsFile(Logger):
+    """Lightning's logger interface over one append-only file. Steps count through all stages.
+
+    Args:
+        path: of the file; rows of a run that is resumed are kept up to where it resumes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.stage = ""
+        self._rows: list[tuple[Any, ...]] = []
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def begin(self, stage: str, step: int) -> None:
+        """Start (or resume) a stage at a step: rows that a resumed run would write again are removed."""
+        self.flush()
+        self.stage = stage
+        if self.path.is_file():
+            table = read_metrics(self.path)
+            known = list(dict.fromkeys(table["stage"]))
+            later = known[known.index(stage) + 1 :] if stage in known else []
+            again = (table["stage"] == stage) & (table["step"] >= step)
+            kept = table[~again & ~table["stage"].isin(later)]
+            if len(kept) < len(table):
+                kept.to_csv(self.path, index=False)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        epoch = metrics.get("epoch", "")
+        for name, value in metrics.items():
+            if name != "epoch":
+                self._rows.append((self.stage, epoch, step, name, repr(float(value))))
+        if len(self._rows) > 500:
+            self.flush()
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """`config.yaml` holds them."""
+
+    def save(self) -> None:
+        self.flush()
+
+    def finalize(self, status: str) -> None:
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        if not self._rows:
+            return
+        new = not self.path.is_file()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(COLUMNS)
+            writer.writerows(self._rows)
+        self._rows = []
+
+
+def read_metrics(path: Path) -> pd.DataFrame:
+    """The rows of a `metrics.csv`."""
+    return pd.read_csv(path, dtype={"stage": str, "name": str}, keep_default_na=True)

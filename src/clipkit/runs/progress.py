@@ -1,0 +1,118 @@
+"""What a person sees while a run goes on: one bar per stage, plain lines where there is no terminal."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+__all__ = ["ProgressReporter", "TrainingProgress", "console"]
+
+console = Console(highlight=False)
+LINE_EVERY_S = 15.0
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("  [bold]{task.description:<26}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=console,
+    )
+
+
+class ProgressReporter:
+    """A bar for work that counts (what, done, total); lines every 15 seconds without a terminal."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._said = time.monotonic()
+
+    @contextmanager
+    def showing(self) -> Iterator["ProgressReporter"]:
+        """Show bars inside."""
+        if not console.is_terminal:
+            yield self
+            return
+        with _bar() as self._progress:
+            yield self
+        self._progress, self._tasks = None, {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self._progress is not None:
+            if what not in self._tasks:
+                self._tasks[what] = self._progress.add_task(what, total=total, note="")
+            self._progress.update(self._tasks[what], completed=done, note=f"{done:,} of {total:,}")
+        elif time.monotonic() - self._said > LINE_EVERY_S:
+            console.print(f"  {what}: {done:,} of {total:,}")
+            self._said = time.monotonic()
+
+
+class TrainingProgress(pl.Callback):
+    """One bar for a stage, with its epoch, loss and validation score; measures the stage's throughput."""
+
+    def __init__(self, stage: str, monitor: str) -> None:
+        self.stage, self.monitor = stage, monitor
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._said = self._began = time.monotonic()
+        self._pictures = 0
+        self._paused = 0.0
+        self._pause_began = 0.0
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Training pictures a second, validation left out."""
+        return self._pictures / max(1e-9, time.monotonic() - self._began - self._paused)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._began = time.monotonic()
+        if console.is_terminal:
+            self._progress = _bar()
+            self._progress.start()
+            total = (trainer.max_epochs or 1) * trainer.num_training_batches
+            self._task = self._progress.add_task(f"stage {self.stage}", total=total, note="")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._pictures += len(batch["image_id"])
+        done = trainer.current_epoch * trainer.num_training_batches + batch_idx + 1
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=done, note=self._note(trainer))
+        elif time.monotonic() - self._said > LINE_EVERY_S:
+            console.print(f"  stage {self.stage}: {self._note(trainer)}")
+            self._said = time.monotonic()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._pause_began = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._paused += time.monotonic() - self._pause_began
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not console.is_terminal:
+            console.print(f"  stage {self.stage}: done, {self._note(trainer)}")
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _note(self, trainer: pl.Trainer) -> str:
+        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
+        note = f"epoch {epoch}/{trainer.max_epochs}"
+        for label, name in (("loss", "train/loss_step"), (self.monitor, self.monitor)):
+            if name in trainer.callback_metrics:
+                note += f"  {label} {float(trainer.callback_metrics[name]):.3f}"
+        return note

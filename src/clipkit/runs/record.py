@@ -1,0 +1,215 @@
+"""What a run leaves behind, and when: `config.yaml`, `run.json`, `metrics.json`, tables, plots."""
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from clipkit.errors import UserError
+from clipkit.evaluation import Result
+from clipkit.runs.command import Interrupted
+
+__all__ = ["Run", "write_json"]
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "transformers", "numpy", "scikit-learn", "hydra-core")
+MAY_CHANGE = ("resume", "overwrite", "run_dir", "name", "logger", "report", "evaluators", "trainer", "cache_dir")
+
+
+class Run:
+    """The folder of one run.
+
+    Args:
+        config: complete; written to `config.yaml`.
+        overrides: the command line.
+        resume: continue what is there.
+
+    Raises:
+        UserError: the folder holds a run already (without `resume` or `overwrite`), or a resumed run's configuration
+            differs in what decides its result.
+    """
+
+    def __init__(self, config: DictConfig, overrides: Sequence[str], *, resume: bool = False) -> None:
+        self.folder = Path(config.run_dir)
+        self.started = time.time()
+        self.about: dict[str, Any] = {}
+        before = _read_json(self.folder / "run.json")
+        plain = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(plain, dict)
+        if before is not None and "overrides" in before:
+            if not resume and not config.overwrite:
+                raise UserError(
+                    f"{self.folder} already holds a run ({before.get('status')}): continue it with "
+                    f"resume={self.folder}, replace it with overwrite=true, or choose another name"
+                )
+            if resume:
+                _same_configuration(self.folder, plain)
+                self.about = {"earlier_wall_s": before.get("wall_s", 0) + before.get("earlier_wall_s", 0)}
+        self.finished = resume and before is not None and before.get("status") == "finished"
+        if self.finished:
+            assert before is not None
+            self.about = before
+            return
+        if before is not None and not resume:
+            _remove_results(self.folder)
+        overrides = [text for text in overrides if text.partition("=")[0] not in ("resume", "overwrite")]
+        self.about |= {
+            "status": "running",
+            "process": os.getpid(),
+            "overrides": overrides,
+            "command": " ".join(["python", "-m", f"clipkit.{Path(sys.argv[0]).stem}", *overrides]),
+            "seed": config.seed,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "git_commit": _git_commit(),
+            "versions": {"clipkit": _version("clipkit-train"), **{name: _version(name) for name in PACKAGES}},
+            "python": platform.python_version(),
+            "hardware": _hardware(),
+        }
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
+            self._save()
+        except OSError as error:
+            raise UserError(f"the run's folder {self.folder} cannot be written: {error}") from error
+
+    def note(self, **values: Any) -> None:
+        """Add to `run.json` now."""
+        self.about |= values
+        self._save()
+
+    def write_results(self, result: Result, dpi: int = 110) -> None:
+        """Write `metrics.json`, `tables/*.csv` and `plots/*.png`.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written.
+        """
+        try:
+            write_json(self.folder / "metrics.json", dict(sorted(result.metrics.items())))
+            for name, table in result.tables.items():
+                (self.folder / "tables").mkdir(exist_ok=True)
+                table.to_csv(self.folder / "tables" / f"{name}.csv", index=False)
+            for name, figure in result.figures.items():
+                (self.folder / "plots").mkdir(exist_ok=True)
+                figure.savefig(self.folder / "plots" / f"{name}.png", dpi=dpi)
+        except OSError as error:
+            raise UserError(f"results could not be written to {self.folder}: {error}") from error
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Whatever ends the run inside is written down in `run.json`, and goes on upwards."""
+        try:
+            yield
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, Interrupted) else "failed"
+            with suppress(OSError):  # a full disk must not hide the reason
+                self.finish(status, error=f"{type(error).__name__}: {error}")
+            raise
+
+    def write_broken(self, broken: Sequence[tuple[str, str]]) -> Path:
+        """List broken pictures in the run's folder; returns the file's path."""
+        path = self.folder / "broken_images.csv"
+        if broken:
+            pd.DataFrame(broken, columns=["image", "reason"]).to_csv(path, index=False)
+        return path
+
+    def finish(self, status: str = "finished", **values: Any) -> None:
+        """Close the record: status, wall time, peak memory."""
+        self.note(
+            **values,
+            status=status,
+            wall_s=round(time.time() - self.started, 1),
+            peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        )
+
+    def _save(self) -> None:
+        write_json(self.folder / "run.json", self.about)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON beside its place and move it there: a reader never sees half of it."""
+    part = path.with_name(f".{path.name}.part{os.getpid()}")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    part.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return value
+
+
+def _same_configuration(folder: Path, config: dict[Any, Any]) -> None:
+    """Refuse to resume with another recipe: the result would belong to neither."""
+    try:
+        before = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    except OSError:
+        return
+    old, new = (dict(_flat(c)) for c in (before, config))
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and key.split(".")[0] not in MAY_CHANGE]
+    if changed:
+        shown = ", ".join(f"{key}: {old.get(key)} → {new.get(key)}" for key in changed[:5])
+        raise UserError(
+            f"resuming {folder} with another configuration ({shown}): leave these keys as they were, or start a new "
+            f"run from its weights with backbone=checkpoint backbone.path={folder}/model"
+        )
+
+
+def _flat(config: Any, prefix: str = "") -> Any:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _remove_results(folder: Path) -> None:
+    """What an earlier run left, before a new one overwrites it: nothing of the two may mix."""
+    import shutil
+
+    for name in ("checkpoints", "model", "plots", "tables"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("metrics.json", "metrics.csv", "report.html", "broken_images.csv"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout this code runs from, with a + if it has changes; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if "src/clipkit" not in git("ls-files", "--full-name", "record.py"):
+            return None
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _hardware() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}

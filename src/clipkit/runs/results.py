@@ -1,0 +1,183 @@
+"""The end of a run: evaluators, files, report, loggers' pictures, and the closing table."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from rich.table import Table
+
+from clipkit.data.datamodule import PairData
+from clipkit.errors import UserError
+from clipkit.evaluation import EVALUATORS, Evaluator, Result, evaluate
+from clipkit.models.model import Model
+from clipkit.plots import curves
+from clipkit.runs.metrics_file import read_metrics
+from clipkit.runs.progress import ProgressReporter, console
+from clipkit.runs.record import Run
+from clipkit.runs.report import metrics_table, write_report
+
+__all__ = [
+    "choose_evaluators",
+    "choose_split",
+    "closing_table",
+    "evaluate_model",
+    "opening",
+    "places",
+    "show_finished",
+    "title",
+    "training_curves",
+    "write_everything",
+]
+
+
+def choose_evaluators(names: Sequence[str] | None) -> list[Evaluator]:
+    """Evaluators by name; None means all."""
+    chosen = list(EVALUATORS) if names is None else list(names)
+    for name in chosen:
+        if name not in EVALUATORS:
+            near = get_close_matches(name, EVALUATORS, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise UserError(f"evaluators: no {name}; {hint}choose from {', '.join(EVALUATORS)}")
+    return [EVALUATORS[name]() for name in chosen]
+
+
+def choose_split(data: PairData, asked: str = "auto") -> str:
+    """The split to evaluate: what was asked for, else test, else val, else all."""
+    have = [split for split in ("test", "val", "train") if len(data.split(split))]
+    if asked != "auto":
+        if asked not in (*have, "all"):
+            raise UserError(f"split={asked}: {data.records.name} has {', '.join(have)}")
+        return asked
+    return have[0] if have and have[0] != "train" else "all"
+
+
+def evaluate_model(model: Model, data: PairData, names: Sequence[str] | None, split: str) -> Result:
+    """Ask the evaluators, with progress shown."""
+    with ProgressReporter().showing() as report:
+        return evaluate(model, data, choose_evaluators(names), split=split, on_progress=report)
+
+
+def write_everything(
+    run: Run, config: DictConfig, result: Result, *, title: str, loggers: Sequence[Any] = (), notes: Sequence[str] = ()
+) -> None:
+    """`metrics.json`, tables, plots, `report.html`, and the same numbers and pictures to the loggers."""
+    run.write_results(result)
+    for logger in loggers:
+        logger.log_metrics(result.metrics)
+        _log_figures(logger, result.figures)
+        logger.save()
+    if config.report:
+        try:
+            write_report(
+                run.folder / "report.html",
+                title=title,
+                lead=f"{run.folder.name} · {run.about.get('started', '')[:10]}",
+                metrics=result.metrics,
+                figures=result.figures,
+                about={k: v for k, v in run.about.items() if k not in ("process", "overrides", "status")},
+                config=OmegaConf.to_yaml(config, resolve=True),
+                notes=notes,
+            )
+        except OSError as error:
+            raise UserError(f"the report could not be written to {run.folder}: {error}") from error
+
+
+def training_curves(folder: Path) -> dict[str, Figure]:
+    """The figure of `metrics.csv`: loss, validation recall and learning rate over all steps; empty if none."""
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        return {}
+    table = read_metrics(path)
+    starts, offset = {}, 0
+    table["at"] = table["step"]
+    for stage in dict.fromkeys(table["stage"].dropna()):
+        rows = table["stage"] == stage
+        table.loc[rows, "at"] = table.loc[rows, "step"] + offset
+        starts[stage] = float(offset)
+        offset = int(table.loc[rows, "at"].max()) + 1
+    wanted = {
+        "Loss": {"training": "train/loss_step", "validation": "val/loss"},
+        "Validation recall@1": {"picture → caption": "val/i2t_recall@1", "caption → picture": "val/t2i_recall@1"},
+        "Learning rate": _rates(table["name"]),
+    }
+    panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for title, lines in wanted.items():
+        for label, name in lines.items():
+            rows = table[table["name"] == name]
+            if len(rows):
+                panels.setdefault(title, {})[label] = (rows["at"].tolist(), rows["value"].tolist())
+    return {"training": curves(panels, xlabel="optimiser step", boundaries=starts)} if panels else {}
+
+
+def _rates(names: Any) -> dict[str, str]:
+    found = [name for name in dict.fromkeys(names) if str(name).startswith("lr/") and "no_decay" not in str(name)]
+    return {name.removeprefix("lr/"): name for name in found}
+
+
+def closing_table(title: str, metrics: Mapping[str, float], places: Mapping[str, Any]) -> None:
+    """Print the numbers and where things are."""
+    header, rows = metrics_table(metrics)
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print()
+    console.print(table)
+    console.print()
+    for what, place in places.items():
+        console.print(f"  {what:<11} {place}", soft_wrap=True)
+
+
+def title(config: DictConfig) -> str:
+    """The headline of a run: approach, backbone and data by the names they were chosen with."""
+    choices = HydraConfig.get().runtime.choices
+    return " · ".join(str(choices[group]) for group in ("approach", "backbone", "data") if group in choices)
+
+
+def opening(run: Run, config: DictConfig, data: PairData, notes: Sequence[str]) -> None:
+    """Say what is about to happen."""
+    console.print(f"[bold]{title(config)}[/bold]  seed {config.seed}  →  {run.folder}", soft_wrap=True)
+    counts = ", ".join(f"{split} {len(data.split(split)):,}" for split in ("train", "val", "test"))
+    console.print(f"  pictures: {counts}")
+    for note in notes:
+        console.print(f"  note: {note}", soft_wrap=True)
+
+
+def show_finished(run: Run) -> None:
+    """A run that is already complete: its numbers again, nothing else."""
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    closing_table(f"{run.folder} is finished", metrics, places(run))
+
+
+def places(run: Run) -> dict[str, str]:
+    """Where things are, and how long it took."""
+    wall = run.about.get("wall_s", 0) + run.about.get("earlier_wall_s", 0)
+    known = {"report": "report.html", "model": "model", "numbers": "metrics.json"}
+    found = {what: str(run.folder / name) for what, name in known.items() if (run.folder / name).exists()}
+    if "model" in found:
+        found["use it"] = f'clipkit.load("{run.folder}")'
+    return {**found, "took": f"{wall:.0f} s, {run.about.get('peak_memory_mb', 0) / 1000:.1f} GB of memory at most"}
+
+
+def _log_figures(logger: Any, figures: Mapping[str, Figure]) -> None:
+    """The same pictures to loggers that take pictures."""
+    kind = type(logger).__name__
+    if kind not in ("WandbLogger", "TensorBoardLogger"):
+        return
+    for name, figure in figures.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=100)
+        picture = Image.open(buffer).convert("RGB")
+        if kind == "WandbLogger":
+            logger.log_image(key=f"plots/{name}", images=[picture])
+        else:
+            logger.experiment.add_image(f"plots/{name}", np.asarray(picture), 0, dataformats="HWC")

@@ -1,0 +1,354 @@
+"""Check a command line before anything is loaded: every mistake at once, each with the nearest valid name."""
+
+import inspect
+import typing
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from clipkit.errors import UserError
+from clipkit.runs.choices import group_of, groups
+
+__all__ = ["check_command_line", "check_combination", "compose_config"]
+
+PATHS = ("data.root", "data.file", "data.manifest", "backbone.path", "base", "images")
+WAYS_OUT = {
+    "captions": "data=pairs or a data set with captions, or one with classes (templates make captions of them)",
+    "labels": "data=folder, data=emoji, or data=pairs with data.label_column=COLUMN",
+    "aligned": "backbone=emoji_clip, or backbone=checkpoint backbone.path=MODEL (an own run)",
+}
+
+
+def check_command_line(command: str, overrides: Sequence[str]) -> None:
+    """Raise one `UserError` that lists everything wrong with these overrides.
+
+    Args:
+        command: the name of the primary configuration ("train").
+        overrides: as given, one element each.
+    """
+    problems: list[str] = []
+    parsed = _parse(overrides, problems)
+    chosen, keys = [], []
+    for override in parsed:
+        if override.key_or_group.startswith("hydra"):
+            continue
+        if group_of(override.key_or_group) is not None:
+            if _check_option(override, problems):
+                chosen.append(override)
+        else:
+            keys.append(override)
+    try:
+        config = compose_config(command, [_first_choice(o) for o in chosen])
+    except (HydraException, OmegaConfBaseException) as error:
+        if not chosen:
+            raise  # the defaults alone do not compose: our mistake
+        raise UserError(_listed([*problems, str(error).strip().partition("\n")[0]])) from error
+    good = []
+    for override in keys:
+        if _check_key(override, config, problems):
+            good.append(override)
+    if not problems:
+        for one in _expand(chosen + good):
+            config = compose_config(command, one)
+            problems += [p for p in check_combination(config) if p not in problems]
+    if problems:
+        raise UserError(_listed(problems))
+
+
+def check_combination(config: DictConfig) -> list[str]:
+    """What cannot work about a composed configuration, read from the YAMLs alone."""
+    problems = []
+    for key in _missing(config):
+        problems.append(f"{key} is needed: {key}=…")
+    for key in PATHS:
+        value = OmegaConf.select(config, key, default=None) if not OmegaConf.is_missing(*_parent(config, key)) else None
+        named = key == "backbone.path" and value == "emoji_clip"
+        if isinstance(value, str) and not named and not Path(value).expanduser().exists():
+            problems.append(f"{key}={value}: no such file or folder")
+    needs = list(OmegaConf.select(config, "approach.needs") or [])
+    provides = [*(OmegaConf.select(config, "data.provides") or [])]
+    provides += OmegaConf.select(config, "backbone.provides") or []
+    if OmegaConf.select(config, "data.label_column") is not None:
+        provides.append("labels")
+    if "labels" in provides:
+        provides.append("captions")  # by templates
+    for need in needs:
+        if need not in provides:
+            problems.append(f"this approach needs {need}, which this choice of data and backbone has not: {WAYS_OUT[need]}")
+    bank, targets = OmegaConf.select(config, "approach.text_bank"), OmegaConf.select(config, "approach.targets")
+    if bank is True and targets != "multi_positive":
+        problems.append(f"approach.text_bank=true needs approach.targets=multi_positive, not {targets}")
+    share = OmegaConf.select(config, "data.max_broken")
+    if isinstance(share, float | int) and not 0 <= share <= 1:
+        problems.append(f"data.max_broken={share}: a share is expected, 0 … 1")
+    return problems
+
+
+def compose_config(command: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a command, composed without running it."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    state = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("clipkit.conf", version_base="1.3"):
+            return compose(command, overrides=list(overrides))
+    finally:
+        if state is not None:
+            GlobalHydra.instance().hydra = state
+
+
+def _parse(overrides: Sequence[str], problems: list[str]) -> list[Override]:
+    parser, parsed = OverridesParser.create(), []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except HydraException as error:
+            reason = str(error).partition("\n")[0]
+            problems.append(f"{text!r} is not key=value: {reason}" if "=" in text else f"{text!r} is not key=value")
+    return parsed
+
+
+def _check_option(override: Override, problems: list[str]) -> bool:
+    group = group_of(override.key_or_group)
+    assert group is not None
+    options = groups()[group]
+    before = len(problems)
+    for value in _values(override):
+        names = value if isinstance(value, list) else [value]
+        for name in names:
+            if name is None or override.is_delete():
+                continue
+            if name not in options:
+                near = get_close_matches(str(name), options, n=1)
+                hint = f"did you mean {group}={near[0]}? " if near else ""
+                problems.append(f"{group}={name}: {hint}choose from {', '.join(options)}")
+    return len(problems) == before
+
+
+def _check_key(override: Override, config: DictConfig, problems: list[str]) -> bool:
+    key = override.key_or_group
+    if override.package is not None:
+        problems.append(f"{override.input_line}: no group {key}; groups: {', '.join(groups())}")
+        return False
+    parent, last = _parent(config, key)
+    known = isinstance(parent, DictConfig | ListConfig) and _has(parent, last)
+    added = override.is_add() or override.is_force_add()
+    target = parent.get("_target_") if isinstance(parent, DictConfig) else None
+    if not known and not added:
+        if _free(config, key):
+            return True
+        names = sorted({*_flatten(config), *groups()})
+        near = get_close_matches(key, names, n=1, cutoff=0.5) or [n for n in names if n.split(".")[-1] == last][:1]
+        hint = f"; did you mean {near[0]}?" if near else f"; top-level keys: {', '.join(sorted(map(str, config)))}"
+        problems.append(f"there is no key {key}{hint}")
+        return False
+    if override.is_delete():
+        return True
+    default = None
+    if known and not OmegaConf.is_missing(parent, last):
+        default = OmegaConf.to_container(OmegaConf.create({"v": OmegaConf.to_container(parent)[last]}))["v"]  # type: ignore[call-overload,index]  # a mapping or list
+    before = len(problems)
+    hint_of_class = _annotation(target, last) if target and (default is None or isinstance(default, str)) else None
+    for value in _values(override):
+        if hint_of_class is not None and not _fits_hint(value, hint_of_class):
+            problems.append(f"{key}={_shown(value)}: {_describe(hint_of_class)} expected{_nearest(value, hint_of_class)}")
+        elif hint_of_class is None and not _fits_default(value, default):
+            problems.append(f"{key}={_shown(value)}: {_kind(default)} expected (default: {_shown(default)})")
+    if added and not known and target and _annotation(target, last) is inspect.Parameter.empty:
+        problems.append(f"{key}: {target} has no argument {last}; it has {', '.join(_arguments(target))}")
+    return len(problems) == before
+
+
+def _free(config: DictConfig, key: str) -> bool:
+    """Keys below a mapping that is empty by default (optimizer.group_lr.image) may be anything."""
+    parent, last = _parent(config, key)
+    return isinstance(parent, DictConfig) and len(parent) == 0
+
+
+def _parent(config: DictConfig, key: str) -> tuple[Any, str]:
+    above, _, last = key.rpartition(".")
+    return (OmegaConf.select(config, above) if above else config), last
+
+
+def _has(parent: DictConfig | ListConfig, last: str) -> bool:
+    return last.isdigit() and int(last) < len(parent) if isinstance(parent, ListConfig) else last in parent
+
+
+def _values(override: Override) -> list[Any]:
+    """The value, or every value of a sweep, as plain Python."""
+    if override.is_delete():
+        return []
+    if override.is_sweep_override():
+        return [_plain(value) for value in override.sweep_iterator()]
+    return [_plain(override.value())]
+
+
+def _plain(value: Any) -> Any:
+    from hydra.core.override_parser.types import QuotedString
+
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, str):  # sweep iterators give texts
+        try:
+            return OmegaConf.to_container(OmegaConf.create(f"v: {value}"))["v"]  # type: ignore[call-overload,index]
+        except Exception:  # noqa: BLE001  # any text that is not YAML is a plain text
+            return value
+    return value
+
+
+def _fits_default(value: Any, default: Any) -> bool:
+    if default is None or value is None:
+        return True
+    if isinstance(value, str) and "${" in value:
+        return True
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(default, int | float):
+        if isinstance(value, str):
+            return value in ("all", "auto") and isinstance(default, int)
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, str):
+        return not isinstance(value, dict | list)
+    return isinstance(value, type(default))
+
+
+def _annotation(target: str, name: str) -> Any:
+    """The type of a class's argument; None if it is not annotated, `Parameter.empty` if there is no such argument."""
+    callee = _locate(target)
+    if callee is None:
+        return None
+    function = callee.__init__ if isinstance(callee, type) else callee
+    parameters = inspect.signature(function).parameters
+    if name not in parameters:
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return None if takes_any else inspect.Parameter.empty
+    try:
+        return typing.get_type_hints(function).get(name)
+    except (NameError, TypeError):
+        return None
+
+
+def _arguments(target: str) -> list[str]:
+    callee = _locate(target)
+    return [name for name in inspect.signature(callee).parameters] if callee is not None else []
+
+
+def _locate(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(import_module(module), name, None)
+    except ImportError:
+        return None
+
+
+def _fits_hint(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if hint is Any or hint is inspect.Parameter.empty:
+        return True
+    if isinstance(value, str) and "${" in value:
+        return True
+    if origin in (Union, UnionType):
+        return any(_fits_hint(value, part) for part in typing.get_args(hint))
+    if origin is Literal:
+        return value in typing.get_args(hint)
+    if hint is None or hint is type(None):
+        return value is None
+    if origin is not None:  # list[int], Mapping[str, float], Sequence[Literal[…]]
+        if value is None or not isinstance(value, list | dict):
+            return False
+        parts = typing.get_args(hint)
+        return not (isinstance(value, list) and parts) or all(_fits_hint(v, parts[0]) for v in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, str | int | float) and not isinstance(value, bool)
+    if hint is Path:
+        return isinstance(value, str)
+    return not isinstance(hint, type) or isinstance(value, hint) or isinstance(value, dict | str)
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(str(v) for v in typing.get_args(hint))
+    if typing.get_origin(hint) in (Union, UnionType):
+        return " or ".join(_describe(part) for part in typing.get_args(hint))
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is not None and parts:
+        return f"a list of {_describe(parts[0])}"
+    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}.get(
+        hint, getattr(hint, "__name__", str(hint))
+    )
+
+
+def _nearest(value: Any, hint: Any) -> str:
+    options = [str(v) for v in _literals(hint)]
+    near = get_close_matches(str(value), options, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _literals(hint: Any) -> Iterable[Any]:
+    for part in typing.get_args(hint):
+        if typing.get_origin(hint) is Literal:
+            yield part
+        else:
+            yield from _literals(part)
+
+
+def _kind(value: Any) -> str:
+    return _describe(type(value)) if not isinstance(value, list | dict) else f"a {type(value).__name__}"
+
+
+def _shown(value: Any) -> str:
+    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def _first_choice(override: Override) -> str:
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
+
+
+def _expand(overrides: Sequence[Override], limit: int = 64) -> list[list[str]]:
+    """One list of overrides per job of a sweep over groups (the combinations that `needs` and `provides` decide)."""
+    jobs: list[list[str]] = [[]]
+    for override in overrides:
+        texts = [str(override.input_line)]
+        if override.is_sweep_override():
+            texts = [f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()]
+            if group_of(override.key_or_group) is None:
+                texts = texts[:1]
+        jobs = [[*job, text] for job in jobs for text in texts][:limit]
+    return jobs
+
+
+def _missing(config: DictConfig) -> list[str]:
+    return [key for key in sorted(OmegaConf.missing_keys(config)) if not key.startswith("hydra")]
+
+
+def _flatten(config: Any, prefix: str = "") -> Iterable[str]:
+    for key in config:
+        name = f"{prefix}{key}"
+        yield name
+        if not OmegaConf.is_missing(config, key) and not OmegaConf.is_interpolation(config, key):
+            value = config._get_node(key)
+            if isinstance(value, DictConfig) and not value._is_none():
+                yield from _flatten(value, f"{name}.")
+
+
+def _listed(problems: Sequence[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} mistakes on the command line:\n" + "\n".join(f"  - {problem}" for problem in problems)

@@ -1,0 +1,69 @@
+"""Train a model: stages, evaluation, pictures, report.
+
+Run: python -m clipkit.train                      the embedded set and towers that need no hub
+     python -m clipkit.train --help               the groups and keys
+     python -m clipkit.train resume=RUN_FOLDER    continue
+"""
+
+from omegaconf import DictConfig
+
+from clipkit.runs.command import command
+
+
+@command("train")
+def main(config: DictConfig) -> float | None:
+    """Run one training; returns the monitored validation score, for sweeps."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from clipkit.approaches.frozen import FrozenFeatures
+    from clipkit.data.decoding import refuse_if_broken
+    from clipkit.features import FeatureStore
+    from clipkit.models.folder import save_model
+    from clipkit.runs import build, machine, results
+    from clipkit.runs.checkpoints import StopSignals
+    from clipkit.runs.progress import ProgressReporter
+    from clipkit.runs.record import Run
+    from clipkit.runs.training import train_stages
+
+    overrides = list(HydraConfig.get().overrides.task)
+    build.resolve_stages(config, overrides)
+    machine.check_accelerator(config.trainer)
+    results.choose_evaluators(config.evaluators)
+    machine.prepare_machine(config.trainer.threads)
+    run = Run(config, overrides, resume=config.resume is not None)
+    if run.finished:
+        results.show_finished(run)
+        return None
+    signals = StopSignals(run.folder)
+    with signals.watching(), run.recording():
+        machine.set_seed(config.seed)
+        encoder = build.build_encoder(config)
+        encoder.frozen_dtype = machine.frozen_dtype(config.trainer.frozen_precision)
+        data = build.build_data(config, encoder)
+        approach, notes = build.build_approach(config, encoder)
+        broken, total = data.find_broken()
+        refuse_if_broken(broken, total, data.max_broken, run.write_broken(broken))
+        notes = [*data.records.notes, *notes, *([f"{len(broken)} broken pictures are skipped"] if broken else [])]
+        results.opening(run, config, data, notes)
+
+        with ProgressReporter().showing() as progress:
+            store = FeatureStore(f"{config.cache_dir}/features")
+            features = FrozenFeatures(encoder, data, store, on_progress=progress)
+            loggers, score = train_stages(config, approach, features, run, signals)
+        approach.finish(features)
+
+        encoder.aligned = True
+        encoder.frozen_dtype = None
+        model = approach.model(data.templates)
+        save_model(model, run.folder / "model")
+        split = results.choose_split(data)
+        result = results.evaluate_model(model, data, config.evaluators, split)
+        result.figures = results.training_curves(run.folder) | result.figures
+        run.finish()
+        results.write_everything(run, config, result, title=results.title(config), loggers=loggers, notes=notes)
+        results.closing_table(results.title(config), result.metrics, results.places(run))
+    return score
+
+
+if __name__ == "__main__":
+    main()
