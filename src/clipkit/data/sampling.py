@@ -31,6 +31,11 @@ class EpochBatches:
     def __len__(self) -> int:
         return -(-len(self.groups) // self.batch_size)
 
+    @property
+    def sampler(self) -> "EpochBatches":
+        """Itself: Lightning looks for `set_epoch` at a batch sampler's sampler, and nowhere else."""
+        return self
+
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
         if epoch != self.epoch:

@@ -109,7 +109,7 @@ def _prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
     overrides = _continue_run(name, overrides, values)
     own_configs = any(flag in ("--config-dir", "-cd") or flag.startswith("--config-dir=") for flag in flags)
     if not own_configs:  # a folder of the user's own may add options that only Hydra can see
-        check_command_line(name, overrides)
+        overrides = check_command_line(name, overrides)
     if values.get("name") not in (None, "null") and "hydra.run.dir" not in values and not multirun:
         overrides.append(f"hydra.run.dir={_quote(f'outputs/{name}/' + values['name'])}")
     return [*flags, *overrides]

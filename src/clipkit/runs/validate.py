@@ -1,6 +1,7 @@
 """Check a command line before anything is loaded: every mistake at once, each with the nearest valid name."""
 
 import inspect
+import re
 import typing
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -29,12 +30,18 @@ WAYS_OUT = {
 }
 
 
-def check_command_line(command: str, overrides: Sequence[str]) -> None:
+STAGE_GROUP = re.compile(r"approach\.stages\.\w+\.(optimizer|scheduler)\.")
+
+
+def check_command_line(command: str, overrides: Sequence[str]) -> list[str]:
     """Raise one `UserError` that lists everything wrong with these overrides.
 
     Args:
         command: the name of the primary configuration ("train").
         overrides: as given, one element each.
+
+    Returns:
+        The overrides as Hydra takes them: keys that are allowed but not written in the YAML get their `++`.
     """
     problems: list[str] = []
     parsed = _parse(overrides, problems)
@@ -54,15 +61,20 @@ def check_command_line(command: str, overrides: Sequence[str]) -> None:
             raise  # the defaults alone do not compose: our mistake
         raise UserError(_listed([*problems, str(error).strip().partition("\n")[0]])) from error
     good = []
+    known_to_yaml = set()
     for override in keys:
         if _check_key(override, config, problems):
             good.append(override)
+            if _in_yaml(config, override.key_or_group) or override.is_add() or override.is_force_add() or override.is_delete():
+                known_to_yaml.add(override.input_line)
+    texts = {o.input_line: o.input_line if o.input_line in known_to_yaml else f"++{o.input_line}" for o in good}
     if not problems:
-        for one in _expand(chosen + good):
+        for one in _expand(chosen + good, texts):
             config = compose_config(command, one)
             problems += [p for p in check_combination(config) if p not in problems]
     if problems:
         raise UserError(_listed(problems))
+    return [texts.get(text, text) for text in overrides]
 
 
 def check_combination(config: DictConfig) -> list[str]:
@@ -138,11 +150,15 @@ def _check_option(override: Override, problems: list[str]) -> bool:
 
 def _check_key(override: Override, config: DictConfig, problems: list[str]) -> bool:
     key = override.key_or_group
+    stage_group = STAGE_GROUP.match(key)
+    if stage_group and not _in_yaml(config, key):  # a stage takes every key of the group
+        if OmegaConf.select(config, ".".join(key.split(".")[:3])) is not None:
+            key = key[stage_group.start(1) :]
     if override.package is not None:
         problems.append(f"{override.input_line}: no group {key}; groups: {', '.join(groups())}")
         return False
     parent, last = _parent(config, key)
-    known = isinstance(parent, DictConfig | ListConfig) and _has(parent, last)
+    known = _in_yaml(config, key)
     added = override.is_add() or override.is_force_add()
     target = parent.get("_target_") if isinstance(parent, DictConfig) else None
     if not known and not added:
@@ -168,6 +184,11 @@ def _check_key(override: Override, config: DictConfig, problems: list[str]) -> b
     if added and not known and target and _annotation(target, last) is inspect.Parameter.empty:
         problems.append(f"{key}: {target} has no argument {last}; it has {', '.join(_arguments(target))}")
     return len(problems) == before
+
+
+def _in_yaml(config: DictConfig, key: str) -> bool:
+    parent, last = _parent(config, key)
+    return isinstance(parent, DictConfig | ListConfig) and _has(parent, last)
 
 
 def _free(config: DictConfig, key: str) -> bool:
@@ -321,16 +342,18 @@ def _first_choice(override: Override) -> str:
     return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
 
 
-def _expand(overrides: Sequence[Override], limit: int = 64) -> list[list[str]]:
+def _expand(overrides: Sequence[Override], texts: dict[str, str], limit: int = 64) -> list[list[str]]:
     """One list of overrides per job of a sweep over groups (the combinations that `needs` and `provides` decide)."""
     jobs: list[list[str]] = [[]]
     for override in overrides:
-        texts = [str(override.input_line)]
+        written = texts.get(override.input_line, override.input_line)
+        variants = [str(written)]
         if override.is_sweep_override():
-            texts = [f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()]
+            key = written.partition("=")[0]
+            variants = [f"{key}={value}" for value in override.sweep_string_iterator()]
             if group_of(override.key_or_group) is None:
-                texts = texts[:1]
-        jobs = [[*job, text] for job in jobs for text in texts][:limit]
+                variants = variants[:1]
+        jobs = [[*job, text] for job in jobs for text in variants][:limit]
     return jobs
 
 
