@@ -55,7 +55,7 @@ def main(config: DictConfig) -> float | None:
         encoder.aligned = True
         encoder.frozen_dtype = None
         model = approach.model(data.templates)
-        save_model(model, run.folder / "model")
+        save_model(model, run.folder / "model", **config.save)
         split = results.choose_split(data)
         result = results.evaluate_model(model, data, config.evaluators, split)
         result.figures = results.training_curves(run.folder) | result.figures

@@ -7,12 +7,12 @@ import shutil
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from clipkit.errors import UserError
 from clipkit.models.dual_encoder import DualEncoder
@@ -21,10 +21,17 @@ from clipkit.models.model import Model
 __all__ = ["load_encoder", "load_model", "save_model"]
 
 FORMAT = 1
+SCALE = "::scale"
 TOWERS = ("encoder.image.model.", "encoder.text.model.")
 
 
-def save_model(model: Model, folder: Path, *, towers: str = "inside") -> None:
+def save_model(
+    model: Model,
+    folder: Path,
+    *,
+    towers: Literal["inside", "pretrained"] = "inside",
+    weights: Literal["float32", "int8"] = "float32",
+) -> None:
     """Write a model; an existing folder is replaced only when the new one is complete.
 
     Args:
@@ -32,6 +39,7 @@ def save_model(model: Model, folder: Path, *, towers: str = "inside") -> None:
         folder: where to.
         towers: "inside" stores every weight; "pretrained" leaves out the towers, to be loaded again as they were
             (for models whose towers were never changed).
+        weights: "int8" rounds each row of a matrix to 255 steps of its largest entry: a quarter of the size.
     """
     state = {f"encoder.{name}": value for name, value in model.encoder.state_dict().items()}
     if towers == "pretrained":
@@ -42,8 +50,9 @@ def save_model(model: Model, folder: Path, *, towers: str = "inside") -> None:
     shutil.rmtree(new, ignore_errors=True)
     try:
         new.mkdir(parents=True)
-        weights = new / "model.safetensors"
-        save_file({name: value.contiguous().clone() for name, value in state.items()}, weights)
+        file = new / "model.safetensors"
+        save_file(_rounded(state) if weights == "int8" else _separate(state), file)
+        file.chmod(0o644)  # safetensors makes it readable for its owner alone
         if towers == "inside":
             model.encoder.text.tokenizer.save_pretrained(new / "tokenizer")
         description = {
@@ -53,13 +62,37 @@ def save_model(model: Model, folder: Path, *, towers: str = "inside") -> None:
             "classifier": None if model.classifier is None else model.classifier.spec(),  # type: ignore[operator]
             "templates": list(model.templates),
             "towers": towers,
-            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         }
         (new / "model.json").write_text(json.dumps(description, indent=1) + "\n")
         _replace(new, folder)
     except OSError as error:
         shutil.rmtree(new, ignore_errors=True)
         raise UserError(f"the model could not be written to {folder}: {error}") from error
+
+
+def _separate(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.contiguous().clone() for name, value in state.items()}
+
+
+def _rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices as int8 with one float32 scale a row, the rest as it is."""
+    stored = {}
+    for name, value in _separate(state).items():
+        if value.ndim == 2 and value.is_floating_point():
+            scale = value.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+            stored[name], stored[f"{name}{SCALE}"] = (value / scale).round().to(torch.int8), scale
+        else:
+            stored[name] = value
+    return stored
+
+
+def _unrounded(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: value.float() * stored[f"{name}{SCALE}"] if f"{name}{SCALE}" in stored else value
+        for name, value in stored.items()
+        if not name.endswith(SCALE)
+    }
 
 
 def _replace(new: Path, folder: Path) -> None:
@@ -88,7 +121,7 @@ def load_model(folder: str | Path, *, trust: tuple[str, ...] = ()) -> Model:
         weights = folder / "model.safetensors"
         if hashlib.sha256(weights.read_bytes()).hexdigest() != description["sha256"]:
             raise UserError(f"{weights} is damaged: its checksum is not the one in model.json")
-        state = load_file(weights)
+        state = _unrounded(load_file(weights))
         spec = description["encoder"]
         classifier = description["classifier"]
         aligned, towers, templates = description["aligned"], description["towers"], description["templates"]
