@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from clipkit.errors import UserError
 
 if TYPE_CHECKING:
-    from clipkit.runs.load import load
     from clipkit.models.model import Model
+    from clipkit.runs.load import load
 
 __version__ = "0.1.0"
 __all__ = ["Model", "UserError", "__version__", "load"]

@@ -102,7 +102,9 @@ class Contrastive(Approach):
                 image["val"] = features.image("val")
         data.serve(Served(self.stage.batch_size, image, text, self.together))
         self.bank_features = torch.empty(0, device=self.device)
-        if self.text_bank is True or (self.text_bank == "auto" and text is not None and self.targets == "multi_positive"):
+        if self.text_bank is True or (
+            self.text_bank == "auto" and text is not None and self.targets == "multi_positive"
+        ):
             if text is None:
                 raise UserError(
                     f"approach.text_bank=true needs a frozen text tower, and stage {name} trains "
@@ -156,7 +158,12 @@ class Contrastive(Approach):
         image, text = self._embed(batch)
         owner_group = batch["group"][batch["text_owner"]]
         self._val.append(
-            {"image": image.cpu(), "text": text.cpu(), "image_group": batch["group"].cpu(), "text_group": owner_group.cpu()}
+            {
+                "image": image.cpu(),
+                "text": text.cpu(),
+                "image_group": batch["group"].cpu(),
+                "text_group": owner_group.cpu(),
+            }
         )
 
     def on_validation_epoch_end(self) -> None:

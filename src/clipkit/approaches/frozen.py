@@ -104,4 +104,3 @@ class FrozenFeatures:
                 return self.store.get(key, shape, encode)
         finally:
             self.encoder.train(was_training)
-

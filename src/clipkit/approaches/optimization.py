@@ -116,5 +116,3 @@ class Plateau(Scheduler):
 def embedding_weights(module: nn.Module) -> set[int]:
     """Ids of the embedding tables of a module, which take no weight decay."""
     return {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-
-

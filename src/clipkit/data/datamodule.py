@@ -147,7 +147,9 @@ class PairData(LightningDataModule):
         size = max(self.served.batch_size, 64)
         chunks = [[(0, row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
         dataset = PairDataset(self, records, split)
-        return DataLoader(dataset, batch_sampler=chunks, collate_fn=as_it_is, generator=torch.Generator(), num_workers=self._workers())
+        return DataLoader(
+            dataset, batch_sampler=chunks, collate_fn=as_it_is, generator=torch.Generator(), num_workers=self._workers()
+        )
 
     def _workers(self) -> int:
         """Features and pixels in memory need no processes."""

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 __all__ = ["permutation", "uniform"]
 
 
-
 def uniform(seed: int, epoch: int, ids: NDArray[np.int64], draws: int, *, purpose: str) -> NDArray[np.float64]:
     """[len(ids), draws] numbers in [0, 1), one row a sample.
 

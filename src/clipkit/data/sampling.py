@@ -75,9 +75,7 @@ class ResumableLoader(DataLoader[Any]):
 
     def __init__(self, dataset: Any, batches: EpochBatches, **options: Any) -> None:
         # its own generator: the loader draws a seed for workers, which must not disturb the model's random numbers
-        super().__init__(
-            dataset, batch_sampler=batches, collate_fn=as_it_is, generator=torch.Generator(), **options
-        )
+        super().__init__(dataset, batch_sampler=batches, collate_fn=as_it_is, generator=torch.Generator(), **options)
         self.batches = batches
         self._used = 0
 

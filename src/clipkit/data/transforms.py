@@ -62,7 +62,14 @@ class AffineColor:
         down = zoom / stretch
         cos, sin = angle.cos(), angle.sin()
         shift = 2 * self.translate * around[:, 4:6]  # the grid runs from −1 to 1
-        rows = [cos * across, (cos * slant - sin) * down, shift[:, 0], sin * across, (sin * slant + cos) * down, shift[:, 1]]
+        rows = [
+            cos * across,
+            (cos * slant - sin) * down,
+            shift[:, 0],
+            sin * across,
+            (sin * slant + cos) * down,
+            shift[:, 1],
+        ]
         grid = affine_grid(torch.stack(rows, dim=1).view(-1, 2, 3), list(x.shape), align_corners=False)
         return grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 

@@ -39,9 +39,7 @@ def hub_access(repository: str, *, key: str) -> Iterator[None]:
     try:
         yield
     except (RepositoryNotFoundError, GatedRepoError) as error:
-        raise UserError(
-            f"{key}: the model hub has no {repository} (or it needs a login). {OFFLINE_CHOICES}"
-        ) from error
+        raise UserError(f"{key}: the model hub has no {repository} (or it needs a login). {OFFLINE_CHOICES}") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{key}: {repository} could not be loaded: {first_line} {OFFLINE_CHOICES}") from error

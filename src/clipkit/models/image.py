@@ -149,8 +149,6 @@ class TimmImageTower(nn.Module):
         return int(width)
 
 
-
-
 def _create(name: str, *, pretrained: bool, image_size: int | None) -> tuple[nn.Module, dict[str, Any]]:
     """The timm model without its classifier, and its own input size, mean and standard deviation."""
     if not timm.is_model(name):

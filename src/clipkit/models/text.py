@@ -86,9 +86,7 @@ class TransformersTextTower(nn.Module):
 
     def tokenize(self, texts: list[str]) -> dict[str, Tensor]:
         """Texts -> `input_ids` and `attention_mask` [M, L], padded to the longest of them (the mask hides padding)."""
-        encoded = self.tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
-        )
+        encoded = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
     def group_modules(self, last: int) -> list[nn.Module]:
@@ -105,11 +103,10 @@ class TransformersTextTower(nn.Module):
         return list(max(stacks, key=len, default=nn.ModuleList()))
 
 
-def _create(
-    name: str | None, config: dict[str, Any] | None, *, pretrained: bool, with_pooler: bool
-) -> tuple[Any, str]:
+def _create(name: str | None, config: dict[str, Any] | None, *, pretrained: bool, with_pooler: bool) -> tuple[Any, str]:
     """The transformers model and where its tokenizer is."""
     from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging as transformers_logging
 
     if config is not None:
         plain = dict(config)
@@ -120,6 +117,7 @@ def _create(
     source = str(folder) if folder is not None else name
     if folder is None and not Path(name).is_dir() and name.count("/") > 1:
         raise UserError(f"backbone.text.name={name}: no such folder")
+    transformers_logging.disable_progress_bar()  # "Loading weights" for a fraction of a second
     with hub_access(source, key="backbone.text.name"):
         if pretrained:
             model = AutoModel.from_pretrained(source)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -75,7 +76,7 @@ def build_approach(config: DictConfig, encoder: DualEncoder) -> tuple[Approach, 
     for name, stage in raw.pop("stages").items():
         _adapt_to_towers(name, stage, encoder, notes)
         stage["train"]["_target_"] = "clipkit.models.freezing.Trained"
-        stages[name] = instantiate({"_target_": "clipkit.approaches.base.Stage", **stage}, _convert_="all")
+        stages[name] = _instantiate(OmegaConf.create({"_target_": "clipkit.approaches.base.Stage", **stage}))
         assert isinstance(stages[name], Stage)
     make = _instantiate(OmegaConf.create({**raw, "_partial_": True}))
     approach = make(encoder=encoder, stages=stages)
@@ -85,7 +86,9 @@ def build_approach(config: DictConfig, encoder: DualEncoder) -> tuple[Approach, 
 
 def _adapt_to_towers(name: str, stage: dict[str, Any], encoder: DualEncoder, notes: list[str]) -> None:
     """Towers without pretrained weights are trained whole; a stage that would leave them frozen is skipped."""
-    fresh = [kind for kind, tower in (("image", encoder.image), ("text", encoder.text)) if not _has_weights(tower, encoder)]
+    fresh = [
+        kind for kind, tower in (("image", encoder.image), ("text", encoder.text)) if not _has_weights(tower, encoder)
+    ]
     if not fresh or stage["epochs"] == 0:
         return
     if stage["train"].get("image_groups") == 0 and stage["train"].get("text_groups") == 0:
@@ -110,7 +113,7 @@ def build_loggers(config: DictConfig) -> list[Any]:
             loggers.append(_instantiate(entry))
         except ModuleNotFoundError as error:
             raise UserError(
-                f"logger: {error.name or error} is not installed: pip install \"clipkit-train[tensorboard]\""
+                f'logger: {error.name or error} is not installed: pip install "clipkit-train[tensorboard]"'
             ) from error
     return loggers
 
@@ -120,7 +123,15 @@ def _instantiate(node: Any) -> Any:
     assert isinstance(plain, dict)
     for key in FOR_PEOPLE:
         plain.pop(key, None)
-    return instantiate(plain, _convert_="all")
+    try:
+        return instantiate(plain, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        while isinstance(cause, InstantiationException):
+            cause = cause.__cause__
+        if isinstance(cause, UserError | ModuleNotFoundError):
+            raise cause from None  # Hydra's wrapping says nothing more to a person
+        raise
 
 
 def _constructor(data: DictConfig) -> DictConfig:

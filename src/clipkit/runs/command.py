@@ -95,7 +95,18 @@ def _prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
     """Quote literal values, check everything, and fix the run's folder where `name` or `resume` does."""
     from clipkit.runs.validate import check_command_line
 
-    takes_value = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c")
+    takes_value = (
+        "--config-dir",
+        "-cd",
+        "--config-name",
+        "-cn",
+        "--config-path",
+        "-cp",
+        "--package",
+        "-p",
+        "--cfg",
+        "-c",
+    )
     flags, overrides, skip = [], [], False
     for argument in arguments:
         if skip or argument.startswith("-"):
@@ -127,7 +138,9 @@ def _continue_run(name: str, overrides: list[str], values: dict[str, str]) -> li
     if not path.exists():
         raise UserError(f"resume={resume}: no such run folder or checkpoint")
     if not record.is_file():
-        raise UserError(f"resume={resume}: {folder} holds no run (no run.json); a run folder or a .ckpt in one is needed")
+        raise UserError(
+            f"resume={resume}: {folder} holds no run (no run.json); a run folder or a .ckpt in one is needed"
+        )
     try:
         before = list(json.loads(record.read_text())["overrides"])
     except (json.JSONDecodeError, KeyError) as error:

@@ -64,7 +64,7 @@ def frozen_dtype(asked: str) -> torch.dtype | None:
 
 
 def choose_device(asked: str) -> torch.device:
-    """"auto" takes the GPU if there is one."""
+    """ "auto" takes the GPU if there is one."""
     if asked == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -85,7 +85,9 @@ def check_accelerator(config: DictConfig) -> None:
 def _cpu_has_bfloat16() -> bool:
     try:
         with open("/proc/cpuinfo") as file:
-            return any(flag in line for line in file if line.startswith("flags") for flag in ("amx_bf16", "avx512_bf16"))
+            return any(
+                flag in line for line in file if line.startswith("flags") for flag in ("amx_bf16", "avx512_bf16")
+            )
     except OSError:
         return False
 

@@ -159,7 +159,9 @@ def _same_configuration(folder: Path, config: dict[Any, Any]) -> None:
     except OSError:
         return
     old, new = (dict(_flat(c)) for c in (before, config))
-    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and key.split(".")[0] not in MAY_CHANGE]
+    changed = [
+        key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and key.split(".")[0] not in MAY_CHANGE
+    ]
     if changed:
         shown = ", ".join(f"{key}: {old.get(key)} → {new.get(key)}" for key in changed[:5])
         raise UserError(

@@ -70,7 +70,8 @@ def write_report(
     parts.append(_section("Results", _metrics_html(metrics)))
     parts += [_section(_title(name), _image(figure, name)) for name, figure in figures.items()]
     rows = "".join(
-        f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(_plain(value))}</td></tr>" for key, value in about.items()
+        f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(_plain(value))}</td></tr>"
+        for key, value in about.items()
     )
     parts.append(
         _section(

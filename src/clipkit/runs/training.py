@@ -58,7 +58,7 @@ def train_stages(
         approach.enter(name, features)
         stage = approach.stages[name]
         trainer = _trainer(config, stage.epochs, stage.accumulate, [progress, writer], [metrics_file, *loggers])
-        console.print(f"[bold]stage {name}[/bold]: {_describe(approach, name, features)}")
+        console.print(f"[bold]stage {name}[/bold]: {_describe(approach, name, features)}", soft_wrap=True)
         trainer.fit(approach, datamodule=features.data, ckpt_path=path)
         if writer.best is not None:
             best = writer.best

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from clipkit.errors import UserError
 from clipkit.runs.choices import group_of, groups
 
-__all__ = ["check_command_line", "check_combination", "compose_config"]
+__all__ = ["check_combination", "check_command_line", "compose_config"]
 
 PATHS = ("data.root", "data.file", "data.manifest", "backbone.path", "base", "images")
 WAYS_OUT = {
@@ -62,10 +62,18 @@ def check_command_line(command: str, overrides: Sequence[str]) -> list[str]:
         raise UserError(_listed([*problems, str(error).strip().partition("\n")[0]])) from error
     good = []
     known_to_yaml = set()
+    unclear = {group_of(o.key_or_group) for o in parsed if o not in chosen and o not in keys}
     for override in keys:
+        if override.key_or_group.split(".")[0] in unclear:
+            continue  # its group's option is not known
         if _check_key(override, config, problems):
             good.append(override)
-            if _in_yaml(config, override.key_or_group) or override.is_add() or override.is_force_add() or override.is_delete():
+            if (
+                _in_yaml(config, override.key_or_group)
+                or override.is_add()
+                or override.is_force_add()
+                or override.is_delete()
+            ):
                 known_to_yaml.add(override.input_line)
     texts = {o.input_line: o.input_line if o.input_line in known_to_yaml else f"++{o.input_line}" for o in good}
     if not problems:
@@ -83,7 +91,7 @@ def check_combination(config: DictConfig) -> list[str]:
     for key in _missing(config):
         problems.append(f"{key} is needed: {key}=…")
     for key in PATHS:
-        value = OmegaConf.select(config, key, default=None) if not OmegaConf.is_missing(*_parent(config, key)) else None
+        value = None if _is_missing(config, key) else OmegaConf.select(config, key, default=None)
         named = key == "backbone.path" and value == "emoji_clip"
         if isinstance(value, str) and not named and not Path(value).expanduser().exists():
             problems.append(f"{key}={value}: no such file or folder")
@@ -96,7 +104,9 @@ def check_combination(config: DictConfig) -> list[str]:
         provides.append("captions")  # by templates
     for need in needs:
         if need not in provides:
-            problems.append(f"this approach needs {need}, which this choice of data and backbone has not: {WAYS_OUT[need]}")
+            problems.append(
+                f"this approach needs {need}, which this choice of data and backbone has not: {WAYS_OUT[need]}"
+            )
     bank, targets = OmegaConf.select(config, "approach.text_bank"), OmegaConf.select(config, "approach.targets")
     if bank is True and targets != "multi_positive":
         problems.append(f"approach.text_bank=true needs approach.targets=multi_positive, not {targets}")
@@ -167,7 +177,7 @@ def _check_key(override: Override, config: DictConfig, problems: list[str]) -> b
         names = sorted({*_flatten(config), *groups()})
         near = get_close_matches(key, names, n=1, cutoff=0.5) or [n for n in names if n.split(".")[-1] == last][:1]
         hint = f"; did you mean {near[0]}?" if near else f"; top-level keys: {', '.join(sorted(map(str, config)))}"
-        problems.append(f"there is no key {key}{hint}")
+        problems.append(f"there is no key {override.key_or_group}{hint}")
         return False
     if override.is_delete():
         return True
@@ -178,7 +188,9 @@ def _check_key(override: Override, config: DictConfig, problems: list[str]) -> b
     hint_of_class = _annotation(target, last) if target and (default is None or isinstance(default, str)) else None
     for value in _values(override):
         if hint_of_class is not None and not _fits_hint(value, hint_of_class):
-            problems.append(f"{key}={_shown(value)}: {_describe(hint_of_class)} expected{_nearest(value, hint_of_class)}")
+            problems.append(
+                f"{key}={_shown(value)}: {_describe(hint_of_class)} expected{_nearest(value, hint_of_class)}"
+            )
         elif hint_of_class is None and not _fits_default(value, default):
             problems.append(f"{key}={_shown(value)}: {_kind(default)} expected (default: {_shown(default)})")
     if added and not known and target and _annotation(target, last) is inspect.Parameter.empty:
@@ -203,7 +215,7 @@ def _parent(config: DictConfig, key: str) -> tuple[Any, str]:
 
 
 def _has(parent: DictConfig | ListConfig, last: str) -> bool:
-    return last.isdigit() and int(last) < len(parent) if isinstance(parent, ListConfig) else last in parent
+    return last.isdigit() and int(last) < len(parent) if isinstance(parent, ListConfig) else last in list(parent.keys())
 
 
 def _values(override: Override) -> list[Any]:
@@ -223,7 +235,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):  # sweep iterators give texts
         try:
             return OmegaConf.to_container(OmegaConf.create(f"v: {value}"))["v"]  # type: ignore[call-overload,index]
-        except Exception:  # noqa: BLE001  # any text that is not YAML is a plain text
+        except Exception:  # any text that is not YAML is a plain text
             return value
     return value
 
@@ -358,14 +370,24 @@ def _expand(overrides: Sequence[Override], texts: dict[str, str], limit: int = 6
 
 
 def _missing(config: DictConfig) -> list[str]:
-    return [key for key in sorted(OmegaConf.missing_keys(config)) if not key.startswith("hydra")]
+    """Keys whose value is `???`."""
+    return [key for key in _flatten(config) if _is_missing(config, key)]
+
+
+def _is_missing(config: DictConfig, key: str) -> bool:
+    parent, last = _parent(config, key)
+    return isinstance(parent, DictConfig) and OmegaConf.is_missing(parent, last)
 
 
 def _flatten(config: Any, prefix: str = "") -> Iterable[str]:
     for key in config:
         name = f"{prefix}{key}"
         yield name
-        if not OmegaConf.is_missing(config, key) and not OmegaConf.is_interpolation(config, key):
+        if (
+            isinstance(key, str)
+            and not OmegaConf.is_missing(config, key)
+            and not OmegaConf.is_interpolation(config, key)
+        ):
             value = config._get_node(key)
             if isinstance(value, DictConfig) and not value._is_none():
                 yield from _flatten(value, f"{name}.")

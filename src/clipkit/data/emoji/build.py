@@ -139,9 +139,7 @@ def draw_all(concepts: list[dict[str, Any]], folders: dict[str, Path]) -> dict[t
 
 def split(pictures: dict[tuple[str, str], bytes]) -> dict[str, list[str]]:
     """The fixed lists: 120 concepts never trained on, 100 for validation; both have Fluent pictures."""
-    both = sorted(
-        name for style, name in pictures if style == "fluent_3d" and ("fluent_flat", name) in pictures
-    )
+    both = sorted(name for style, name in pictures if style == "fluent_3d" and ("fluent_flat", name) in pictures)
     random.Random(SPLIT_SEED).shuffle(both)
     unseen, validation = both[:NUM_UNSEEN], both[NUM_UNSEEN : NUM_UNSEEN + NUM_VALIDATION]
     return {"unseen": sorted(unseen), "validation": sorted(validation)}

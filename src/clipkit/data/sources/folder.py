@@ -37,9 +37,7 @@ def folder(root: str | Path, *, split_seed: int = 1) -> Records:
         raise UserError(f"data.root={root}: no pictures found; {LAYOUTS}")
     names = sorted({name for _, name, _ in found})
     index = {name: number for number, name in enumerate(names)}
-    records = [
-        Record(image=str(file.relative_to(root)), label=index[name], split=split) for split, name, file in found
-    ]
+    records = [Record(image=str(file.relative_to(root)), label=index[name], split=split) for split, name, file in found]
     notes = []
     splits = {record.split for record in records}
     if not has_splits:

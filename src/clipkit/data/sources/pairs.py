@@ -107,7 +107,9 @@ def _records(
         if (entry["label"], entry["split"]) != (label, split):
             raise UserError(f"{file}: {image} appears with different labels or splits")
         value = row[caption_column]
-        entry["captions"] += [str(v) for v in value] if isinstance(value, list) else ["" if value is None else str(value)]
+        entry["captions"] += (
+            [str(v) for v in value] if isinstance(value, list) else ["" if value is None else str(value)]
+        )
     return [
         Record(image=image, captions=tuple(entry["captions"]), label=entry["label"], split=entry["split"])
         for image, entry in merged.items()

@@ -30,9 +30,7 @@ class ZeroShotClassifier(nn.Module):
     logit_scale: Tensor
 
     @classmethod
-    def from_embeds(
-        cls, embeds: Tensor, *, class_names: tuple[str, ...], logit_scale: Tensor
-    ) -> "ZeroShotClassifier":
+    def from_embeds(cls, embeds: Tensor, *, class_names: tuple[str, ...], logit_scale: Tensor) -> "ZeroShotClassifier":
         """From text embeddings [C, T, D] of T sentences a class: normalise each, average, normalise again."""
         prototypes = normalize(normalize(embeds.float(), dim=-1).mean(1), dim=-1)
         return cls(prototypes, class_names=class_names, logit_scale=logit_scale)

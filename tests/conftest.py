@@ -1,0 +1,81 @@
+"""Shared fixtures: an offline environment, small models, and one finished run that many tests look at."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false", MPLBACKEND="agg")
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+ROOT = Path(__file__).parents[1]
+TINY = ("backbone=tiny", "data=synthetic", "data.num_images=160", "trainer=cpu", "trainer.threads=1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    kept = [item for item in items if item.get_closest_marker("slow") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+class Command:
+    """Runs `python -m clipkit.COMMAND …` as a user would: a real process, in a folder of its own."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "CLIPKIT_CACHE": str(cache), "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+
+    def __call__(
+        self, command: str, *arguments: str, timeout: float = 300, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.line(command, *arguments),
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def start(self, command: str, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.line(command, *arguments),
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    @staticmethod
+    def line(command: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", f"clipkit.{command}", *arguments]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One feature cache for the whole session."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def clipkit(tmp_path: Path, cache: Path) -> Command:
+    return Command(tmp_path, cache)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The folder of a finished run of two tiny towers from scratch on synthetic pictures."""
+    folder = tmp_path_factory.mktemp("runs")
+    done = Command(folder, cache)("train", *TINY, "approach.stages.towers.epochs=3", "name=tiny")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "outputs" / "train" / "tiny"
