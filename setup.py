@@ -1,4 +1,4 @@
-"""Computes the package list, so that a new sub-package can never be missing from the wheel; the rest is pyproject.toml."""
+"""Computes the package list, so that no new sub-package is missing from the wheel. The rest is pyproject.toml."""
 
 from setuptools import find_packages, setup
 

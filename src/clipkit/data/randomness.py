@@ -24,7 +24,8 @@ def uniform(seed: int, epoch: int, ids: NDArray[np.int64], draws: int, *, purpos
     rows = _mix(state ^ _mix(ids.astype(np.uint64)))  # [B]
     with np.errstate(over="ignore"):
         cells = _mix(rows[:, None] + np.arange(1, draws + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    return (cells >> np.uint64(11)).astype(np.float64) / 2**53
+    numbers: NDArray[np.float64] = (cells >> np.uint64(11)).astype(np.float64) / 2**53
+    return numbers
 
 
 def permutation(seed: int, epoch: int, count: int, *, purpose: str) -> NDArray[np.int64]:
@@ -38,4 +39,5 @@ def _mix(x: np.uint64 | NDArray[np.uint64]) -> NDArray[np.uint64]:
         z = np.asarray(x, np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+        mixed: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+        return mixed

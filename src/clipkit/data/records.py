@@ -131,7 +131,8 @@ class Records:
 
     def text_rows(self, part: "Records") -> NDArray[np.int64]:
         """For each distinct text of `part`, its index among the distinct texts of these records."""
-        return pc.index_in(part.caption_texts[0], self.caption_texts[0]).to_numpy(zero_copy_only=False).astype(np.int64)
+        found = pc.index_in(part.caption_texts[0], self.caption_texts[0])
+        return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
     def image_name(self, row: int) -> str:
         return str(self.table["image"][row].as_py())
@@ -164,4 +165,4 @@ class Records:
             )
 
     def _integers(self, column: str) -> NDArray[np.int64]:
-        return self.table[column].to_numpy().astype(np.int64)
+        return np.asarray(self.table[column].to_numpy(), np.int64)

@@ -61,7 +61,7 @@ class EpochBatches:
 
     def _cuts(self, groups: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where batches begin and end in the ordered rows; with `together`, moved on to the end of a group."""
-        cuts = np.linspace(0, len(groups), len(self) + 1).round().astype(np.int64)
+        cuts: NDArray[np.int64] = np.linspace(0, len(groups), len(self) + 1).round().astype(np.int64)
         if self.together and len(groups):
             ends = np.flatnonzero(np.append(groups[1:] != groups[:-1], True)) + 1
             moved = ends[np.searchsorted(ends, cuts[1:])]

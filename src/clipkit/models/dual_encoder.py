@@ -46,8 +46,8 @@ class DualEncoder(nn.Module):
         super().__init__()
         self.image = image
         self.text = text
-        self.image_projection = projection(image.feature_dim)
-        self.text_projection = projection(text.feature_dim)
+        self.image_projection: Any = projection(image.feature_dim)
+        self.text_projection: Any = projection(text.feature_dim)
         if text_dropout is not None:
             for module in self.text_projection.modules():
                 if isinstance(module, nn.Dropout):
@@ -60,7 +60,7 @@ class DualEncoder(nn.Module):
     @property
     def embed_dim(self) -> int:
         """Width of the shared embedding space."""
-        return int(self.image_projection.arguments["embed_dim"])  # type: ignore[index,union-attr]  # a Projection's
+        return int(self.image_projection.arguments["embed_dim"])
 
     @property
     def feature_dim(self) -> int:
@@ -148,14 +148,14 @@ class DualEncoder(nn.Module):
         arguments = dict(self.text.arguments)
         if towers == "pretrained":
             return {**arguments, "pretrained": True}
-        config = self.text.model.config.to_diff_dict()  # type: ignore[union-attr,operator]  # a transformers config
+        config = self.text.model.config.to_diff_dict()
         drop = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
         config = {key: value for key, value in config.items() if key not in drop}
-        model_type = self.text.model.config.model_type  # type: ignore[union-attr]  # a transformers config
+        model_type = self.text.model.config.model_type
         return {**arguments, "name": None, "config": {"model_type": model_type, **config}, "tokenizer": "tokenizer"}
 
 
-def _projection_spec(projection: nn.Module) -> dict[str, Any]:
+def _projection_spec(projection: Any) -> dict[str, Any]:
     kind = type(projection)
-    arguments: dict[str, Any] = projection.arguments  # type: ignore[assignment]  # a Projection's
+    arguments: dict[str, Any] = projection.arguments
     return {"_target_": f"{kind.__module__}.{kind.__qualname__}", "_partial_": True, **arguments}

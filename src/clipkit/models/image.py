@@ -56,7 +56,7 @@ class TimmImageTower(nn.Module):
         if fold_batchnorm:
             merge_batchnorm(self.model, size)
         if any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in self.model.modules()):
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+            self.model.to(memory_format=torch.channels_last)
         self.preprocess = ImagePreprocess(size, crop_share)
         self.update_batchnorm = not pretrained if update_batchnorm is None else update_batchnorm
         mean = list(mean or data_config["mean"])
@@ -157,7 +157,7 @@ def _create(name: str, *, pretrained: bool, image_size: int | None) -> tuple[nn.
         near = get_close_matches(name.split(".")[0], timm.list_models(), n=3)
         raise UserError(f"backbone.image.name={name}: timm has no such model; nearest: {', '.join(near) or 'none'}")
 
-    def create(load: bool) -> nn.Module:
+    def create(load: bool) -> Any:
         model = None
         if image_size is not None:
             with contextlib.suppress(TypeError):  # only fixed-size families (ViT, Swin) take img_size

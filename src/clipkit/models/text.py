@@ -99,7 +99,9 @@ class TransformersTextTower(nn.Module):
 
     def _layers(self) -> list[nn.Module]:
         """The stack of transformer layers: the longest list of modules that are all of one class."""
-        stacks = [m for m in self.model.modules() if isinstance(m, nn.ModuleList) and len({type(x) for x in m}) == 1]
+        stacks: list[Any] = [
+            m for m in self.model.modules() if isinstance(m, nn.ModuleList) and len({type(x) for x in m}) == 1
+        ]
         return list(max(stacks, key=len, default=nn.ModuleList()))
 
 

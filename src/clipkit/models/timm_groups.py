@@ -102,7 +102,8 @@ def merge_batchnorm(model: nn.Module, image_size: int) -> None:
 
 def _merge(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module:
     """Scale the convolution by the norm; returns what remains of the norm (timm puts the activation inside)."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     bias = convolution.bias if convolution.bias is not None else torch.zeros_like(norm.bias)
     convolution.weight.mul_(scale[:, None, None, None])

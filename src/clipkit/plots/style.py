@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
+from cycler import cycler
 
 __all__ = ["COLOURS", "GOOD", "style"]
 
 COLOURS = ("#2463a8", "#d1662c", "#3d8f5f", "#8a5aa8", "#b5404e", "#5b6470")
 GOOD = "#2f9e5b"
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -26,7 +28,7 @@ SETTINGS = {
     "ytick.color": "#5b6470",
     "legend.frameon": False,
     "figure.facecolor": "white",
-    "axes.prop_cycle": matplotlib.cycler(color=list(COLOURS)),
+    "axes.prop_cycle": cycler(color=list(COLOURS)),
 }
 
 

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import pytorch_lightning as pl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -14,8 +15,9 @@ from clipkit.data.datamodule import PairData
 from clipkit.errors import UserError
 from clipkit.models.dual_encoder import DualEncoder
 
-__all__ = ["build_approach", "build_data", "build_encoder", "build_loggers", "resolve_stages"]
+__all__ = ["build_approach", "build_data", "build_encoder", "build_loggers", "build_trainer", "resolve_stages"]
 
+NOT_FOR_TRAINER = ("precision", "threads", "frozen_precision", "checkpoint_minutes")  # read by runs/
 FOR_PEOPLE = ("needs", "provides")  # read by the command line's check, not by the classes
 DEFAULTS = ("optimizer", "scheduler")
 
@@ -29,7 +31,7 @@ def resolve_stages(config: DictConfig, overrides: Sequence[str]) -> None:
     said = [o for o in OverridesParser.create().parse_overrides(list(overrides)) if not o.is_sweep_override()]
     with open_dict(config):
         for name, stage in config.approach.stages.items():
-            given = OmegaConf.create(OmegaConf.to_container(stage))
+            given: Any = OmegaConf.create(OmegaConf.to_container(stage))
             for group in DEFAULTS:
                 chosen = any(o.key_or_group.split("@")[0] == group for o in said)
                 base = OmegaConf.create(OmegaConf.to_container(config[group], resolve=True))
@@ -39,9 +41,10 @@ def resolve_stages(config: DictConfig, overrides: Sequence[str]) -> None:
                     _apply(merged, said, f"{group}.")
                 _apply(merged, said, f"approach.stages.{name}.{group}.")
                 stage[group] = merged
-            if "batch_size" not in stage or any(o.key_or_group == "data.batch_size" for o in said):
-                if not any(o.key_or_group == f"approach.stages.{name}.batch_size" for o in said):
-                    stage.batch_size = config.data.batch_size
+            keys = {o.key_or_group for o in said}
+            own_size = f"approach.stages.{name}.batch_size" in keys
+            if not own_size and ("batch_size" not in stage or "data.batch_size" in keys):
+                stage.batch_size = config.data.batch_size
             if config.debug_epochs is not None and stage.epochs > 0:
                 stage.epochs = config.debug_epochs
 
@@ -103,6 +106,16 @@ def _adapt_to_towers(name: str, stage: dict[str, Any], encoder: DualEncoder, not
 
 def _has_weights(tower: Any, encoder: DualEncoder) -> bool:
     return bool(tower.pretrained) or encoder.aligned
+
+
+def build_trainer(config: DictConfig, **settings: Any) -> pl.Trainer:
+    """The Trainer of `config.trainer`, with the settings that a stage adds."""
+    options = OmegaConf.to_container(config.trainer, resolve=True)
+    assert isinstance(options, dict)
+    plain = {str(key): value for key, value in options.items() if key not in NOT_FOR_TRAINER}
+    trainer = _instantiate(OmegaConf.create({**plain, "_partial_": True}))(**settings)
+    assert isinstance(trainer, pl.Trainer)
+    return trainer
 
 
 def build_loggers(config: DictConfig) -> list[Any]:

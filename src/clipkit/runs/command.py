@@ -48,6 +48,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
 
 def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> int:
     import hydra
+    from hydra.core.hydra_config import HydraConfig
 
     multirun = any(argument in ("-m", "--multirun") for argument in arguments)
     flags = [a for a in arguments if a.startswith("-")]
@@ -65,7 +66,7 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
     def job(config: DictConfig) -> Any:
         try:
             with open_dict(config):
-                config.run_dir = hydra.core.hydra_config.HydraConfig.get().runtime.output_dir
+                config.run_dir = HydraConfig.get().runtime.output_dir
             return task(config)
         except UserError as error:
             failures.append(_say(error))

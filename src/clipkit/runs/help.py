@@ -1,5 +1,7 @@
 """What `--help` prints: the shape of a command line, the groups with their options, the top-level keys."""
 
+from typing import Any
+
 from clipkit.runs.choices import conf_root, groups
 
 __all__ = ["help_text"]
@@ -24,7 +26,8 @@ def help_text(command: str) -> str:
 
     config = OmegaConf.load(conf_root() / f"{command}.yaml")
     shared = OmegaConf.load(conf_root() / "shared" / "command.yaml")
-    used = [str(next(iter(d))).split("@")[0] for d in config.pop("defaults") if not isinstance(d, str)]
+    defaults: Any = OmegaConf.to_container(config["defaults"])  # type: ignore[index]  # a mapping
+    used = [str(next(iter(d))) for d in defaults if isinstance(d, dict)]
     width = max(len(group) for group in groups())
     lines = [f"python -m clipkit.{command} key=value …", "", "Examples:"]
     lines += [f"  {example}" for example in EXAMPLES.get(command, ())]
@@ -32,7 +35,7 @@ def help_text(command: str) -> str:
     for group, options in groups().items():
         if group.split("/")[0] in used:
             lines.append(f"  {group:<{width}}  {', '.join(options)}")
-    keys = [key for key in [*config, *shared] if key not in ("hydra", "run_dir")]
+    keys = [key for key in [*config, *shared] if key not in ("defaults", "hydra", "run_dir")]
     lines += ["", f"Keys: {', '.join(keys)}", "", "Every key with its value:  --cfg job"]
     lines += ["Hydra's own options:       --hydra-help"]
     return "\n".join(lines)

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from clipkit.approaches.base import Approach
 from clipkit.approaches.frozen import FrozenFeatures
-from clipkit.runs.build import build_loggers
+from clipkit.runs.build import build_loggers, build_trainer
 from clipkit.runs.checkpoints import CheckpointWriter, StopSignals, load_checkpoint, newest_checkpoint
 from clipkit.runs.machine import training_precision
 from clipkit.runs.metrics_file import MetricsFile
@@ -19,8 +18,6 @@ from clipkit.runs.progress import TrainingProgress, console
 from clipkit.runs.record import Run
 
 __all__ = ["train_stages"]
-
-NOT_FOR_TRAINER = ("_target_", "precision", "threads", "frozen_precision", "checkpoint_minutes")
 
 
 def train_stages(
@@ -75,12 +72,9 @@ def train_stages(
 def _trainer(
     config: DictConfig, epochs: int, accumulate: int, callbacks: list[pl.Callback], loggers: list[Any]
 ) -> pl.Trainer:
-    options = OmegaConf.to_container(config.trainer, resolve=True)
-    assert isinstance(options, dict)
-    plain = {key: value for key, value in options.items() if key not in NOT_FOR_TRAINER}
-    trainer = instantiate({"_target_": options["_target_"], "_partial_": True})(
-        **plain,
-        precision=training_precision(options["precision"]),
+    return build_trainer(
+        config,
+        precision=training_precision(config.trainer.precision),
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,
         callbacks=callbacks,
@@ -92,8 +86,6 @@ def _trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    assert isinstance(trainer, pl.Trainer)
-    return trainer
 
 
 def _stage_seed(seed: int, stage: str) -> int:

@@ -2,13 +2,10 @@
 
 import inspect
 import re
-import typing
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,9 +13,11 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from clipkit.errors import UserError
 from clipkit.runs.choices import group_of, groups
+from clipkit.runs.signatures import annotation, arguments, describe, fits, nearest
 
 __all__ = ["check_combination", "check_command_line", "compose_config"]
 
@@ -74,8 +73,8 @@ def check_command_line(command: str, overrides: Sequence[str]) -> list[str]:
                 or override.is_force_add()
                 or override.is_delete()
             ):
-                known_to_yaml.add(override.input_line)
-    texts = {o.input_line: o.input_line if o.input_line in known_to_yaml else f"++{o.input_line}" for o in good}
+                known_to_yaml.add(_line(override))
+    texts = {_line(o): _line(o) if _line(o) in known_to_yaml else f"++{_line(o)}" for o in good}
     if not problems:
         for one in _expand(chosen + good, texts):
             config = compose_config(command, one)
@@ -161,11 +160,11 @@ def _check_option(override: Override, problems: list[str]) -> bool:
 def _check_key(override: Override, config: DictConfig, problems: list[str]) -> bool:
     key = override.key_or_group
     stage_group = STAGE_GROUP.match(key)
-    if stage_group and not _in_yaml(config, key):  # a stage takes every key of the group
-        if OmegaConf.select(config, ".".join(key.split(".")[:3])) is not None:
-            key = key[stage_group.start(1) :]
+    stage = ".".join(key.split(".")[:3])
+    if stage_group and not _in_yaml(config, key) and OmegaConf.select(config, stage) is not None:
+        key = key[stage_group.start(1) :]  # a stage takes every key of the group
     if override.package is not None:
-        problems.append(f"{override.input_line}: no group {key}; groups: {', '.join(groups())}")
+        problems.append(f"{_line(override)}: no group {key}; groups: {', '.join(groups())}")
         return False
     parent, last = _parent(config, key)
     known = _in_yaml(config, key)
@@ -185,17 +184,19 @@ def _check_key(override: Override, config: DictConfig, problems: list[str]) -> b
     if known and not OmegaConf.is_missing(parent, last):
         default = OmegaConf.to_container(OmegaConf.create({"v": OmegaConf.to_container(parent)[last]}))["v"]  # type: ignore[call-overload,index]  # a mapping or list
     before = len(problems)
-    hint_of_class = _annotation(target, last) if target and (default is None or isinstance(default, str)) else None
+    hint_of_class = annotation(target, last) if target and (default is None or isinstance(default, str)) else None
     for value in _values(override):
-        if hint_of_class is not None and not _fits_hint(value, hint_of_class):
-            problems.append(
-                f"{key}={_shown(value)}: {_describe(hint_of_class)} expected{_nearest(value, hint_of_class)}"
-            )
+        if hint_of_class is not None and not fits(value, hint_of_class):
+            problems.append(f"{key}={_shown(value)}: {describe(hint_of_class)} expected{nearest(value, hint_of_class)}")
         elif hint_of_class is None and not _fits_default(value, default):
             problems.append(f"{key}={_shown(value)}: {_kind(default)} expected (default: {_shown(default)})")
-    if added and not known and target and _annotation(target, last) is inspect.Parameter.empty:
-        problems.append(f"{key}: {target} has no argument {last}; it has {', '.join(_arguments(target))}")
+    if added and not known and target and annotation(target, last) is inspect.Parameter.empty:
+        problems.append(f"{key}: {target} has no argument {last}; it has {', '.join(arguments(target))}")
     return len(problems) == before
+
+
+def _line(override: Override) -> str:
+    return str(override.input_line)
 
 
 def _in_yaml(config: DictConfig, key: str) -> bool:
@@ -205,7 +206,7 @@ def _in_yaml(config: DictConfig, key: str) -> bool:
 
 def _free(config: DictConfig, key: str) -> bool:
     """Keys below a mapping that is empty by default (optimizer.group_lr.image) may be anything."""
-    parent, last = _parent(config, key)
+    parent, _ = _parent(config, key)
     return isinstance(parent, DictConfig) and len(parent) == 0
 
 
@@ -235,7 +236,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):  # sweep iterators give texts
         try:
             return OmegaConf.to_container(OmegaConf.create(f"v: {value}"))["v"]  # type: ignore[call-overload,index]
-        except Exception:  # any text that is not YAML is a plain text
+        except (YAMLError, OmegaConfBaseException):  # any text that is not YAML is a plain text
             return value
     return value
 
@@ -256,92 +257,8 @@ def _fits_default(value: Any, default: Any) -> bool:
     return isinstance(value, type(default))
 
 
-def _annotation(target: str, name: str) -> Any:
-    """The type of a class's argument; None if it is not annotated, `Parameter.empty` if there is no such argument."""
-    callee = _locate(target)
-    if callee is None:
-        return None
-    function = callee.__init__ if isinstance(callee, type) else callee
-    parameters = inspect.signature(function).parameters
-    if name not in parameters:
-        takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        return None if takes_any else inspect.Parameter.empty
-    try:
-        return typing.get_type_hints(function).get(name)
-    except (NameError, TypeError):
-        return None
-
-
-def _arguments(target: str) -> list[str]:
-    callee = _locate(target)
-    return [name for name in inspect.signature(callee).parameters] if callee is not None else []
-
-
-def _locate(target: str) -> Any:
-    module, _, name = target.rpartition(".")
-    try:
-        return getattr(import_module(module), name, None)
-    except ImportError:
-        return None
-
-
-def _fits_hint(value: Any, hint: Any) -> bool:
-    origin = typing.get_origin(hint)
-    if hint is Any or hint is inspect.Parameter.empty:
-        return True
-    if isinstance(value, str) and "${" in value:
-        return True
-    if origin in (Union, UnionType):
-        return any(_fits_hint(value, part) for part in typing.get_args(hint))
-    if origin is Literal:
-        return value in typing.get_args(hint)
-    if hint is None or hint is type(None):
-        return value is None
-    if origin is not None:  # list[int], Mapping[str, float], Sequence[Literal[…]]
-        if value is None or not isinstance(value, list | dict):
-            return False
-        parts = typing.get_args(hint)
-        return not (isinstance(value, list) and parts) or all(_fits_hint(v, parts[0]) for v in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is str:
-        return isinstance(value, str | int | float) and not isinstance(value, bool)
-    if hint is Path:
-        return isinstance(value, str)
-    return not isinstance(hint, type) or isinstance(value, hint) or isinstance(value, dict | str)
-
-
-def _describe(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(str(v) for v in typing.get_args(hint))
-    if typing.get_origin(hint) in (Union, UnionType):
-        return " or ".join(_describe(part) for part in typing.get_args(hint))
-    parts = typing.get_args(hint)
-    if typing.get_origin(hint) is not None and parts:
-        return f"a list of {_describe(parts[0])}"
-    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}.get(
-        hint, getattr(hint, "__name__", str(hint))
-    )
-
-
-def _nearest(value: Any, hint: Any) -> str:
-    options = [str(v) for v in _literals(hint)]
-    near = get_close_matches(str(value), options, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _literals(hint: Any) -> Iterable[Any]:
-    for part in typing.get_args(hint):
-        if typing.get_origin(hint) is Literal:
-            yield part
-        else:
-            yield from _literals(part)
-
-
 def _kind(value: Any) -> str:
-    return _describe(type(value)) if not isinstance(value, list | dict) else f"a {type(value).__name__}"
+    return describe(type(value)) if not isinstance(value, list | dict) else f"a {type(value).__name__}"
 
 
 def _shown(value: Any) -> str:
@@ -350,7 +267,7 @@ def _shown(value: Any) -> str:
 
 def _first_choice(override: Override) -> str:
     if not override.is_sweep_override():
-        return str(override.input_line)
+        return str(_line(override))
     return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
 
 
@@ -358,7 +275,7 @@ def _expand(overrides: Sequence[Override], texts: dict[str, str], limit: int = 6
     """One list of overrides per job of a sweep over groups (the combinations that `needs` and `provides` decide)."""
     jobs: list[list[str]] = [[]]
     for override in overrides:
-        written = texts.get(override.input_line, override.input_line)
+        written = texts.get(_line(override), _line(override))
         variants = [str(written)]
         if override.is_sweep_override():
             key = written.partition("=")[0]
