@@ -75,6 +75,17 @@ class Approach(pl.LightningModule):
         """What the run leaves for use: the encoder, and the classifier if the approach made one."""
         return Model(self.encoder, None, templates)
 
+    def total_steps(self) -> int:
+        """Optimiser steps of this stage.
+
+        Not `trainer.estimated_stepping_batches`: that starts the training loader before a checkpoint's place in it is
+        known, and a resumed epoch would begin at its first batch.
+        """
+        trainer: Any = self.trainer
+        batches, limit = len(trainer.datamodule.train_dataloader()), trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
+        return -(-batches // trainer.accumulate_grad_batches) * self.stage.epochs
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Log each group's learning rate."""
         for optimizer in self.trainer.optimizers:

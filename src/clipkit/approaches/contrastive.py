@@ -126,7 +126,7 @@ class Contrastive(Approach):
             },
             embedding_weights(encoder),
         )
-        schedulers = self.stage.scheduler.build(optimizer, int(self.trainer.estimated_stepping_batches))
+        schedulers = self.stage.scheduler.build(optimizer, self.total_steps())
         return [optimizer], schedulers
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

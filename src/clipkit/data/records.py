@@ -165,4 +165,4 @@ class Records:
             )
 
     def _integers(self, column: str) -> NDArray[np.int64]:
-        return np.asarray(self.table[column].to_numpy(), np.int64)
+        return np.array(self.table[column].to_numpy(), np.int64)

@@ -33,12 +33,16 @@ class StopSignals:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Handle both signals inside; restore the former handlers after."""
-        former = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        former = self.take_over()
         try:
             yield
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
+
+    def take_over(self) -> dict[signal.Signals, Any]:
+        """Handle both signals from now on; returns the handlers before. Lightning's own would end the run with 0."""
+        return {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def stop(self, where: str = "") -> None:
         """Raise `Interrupted` with the way to go on."""
@@ -71,9 +75,13 @@ class CheckpointWriter(pl.Callback):
         self.best_epoch: int | None = None
         self._saved_at = time.monotonic()
         self._restore: torch.Tensor | None = None
+        self._stopping = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.signals.wait_for_step = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.signals.take_over()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.signals.wait_for_step = False
@@ -81,6 +89,8 @@ class CheckpointWriter(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        if self._stopping:
+            self.signals.stop(f" in stage {self._stage(pl_module)}, epoch {trainer.current_epoch + 1}")
         if self._restore is not None:
             torch.set_rng_state(self._restore)
             self._restore = None
@@ -93,8 +103,8 @@ class CheckpointWriter(pl.Callback):
             return  # the end of the epoch saves by itself
         if self.signals.received is not None:
             self.save(trainer)
-            self.signals.stop(f" in stage {self._stage(pl_module)}, epoch {trainer.current_epoch + 1}")
-        if time.monotonic() - self._saved_at > 60 * self.minutes:
+            self._stopping = True  # once this step's numbers are logged, before the next step
+        elif time.monotonic() - self._saved_at > 60 * self.minutes:
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

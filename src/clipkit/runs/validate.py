@@ -75,7 +75,7 @@ def check_command_line(command: str, overrides: Sequence[str]) -> list[str]:
             ):
                 known_to_yaml.add(_line(override))
     texts = {_line(o): _line(o) if _line(o) in known_to_yaml else f"++{_line(o)}" for o in good}
-    if not problems:
+    if not unclear:
         for one in _expand(chosen + good, texts):
             config = compose_config(command, one)
             problems += [p for p in check_combination(config) if p not in problems]
@@ -94,6 +94,9 @@ def check_combination(config: DictConfig) -> list[str]:
         named = key == "backbone.path" and value == "emoji_clip"
         if isinstance(value, str) and not named and not Path(value).expanduser().exists():
             problems.append(f"{key}={value}: no such file or folder")
+    model = None if _is_missing(config, "model") else OmegaConf.select(config, "model")
+    if model is not None and not Path(str(model)).exists() and model not in groups()["backbone"]:
+        problems.append(f"model={model}: neither a model folder nor a backbone ({', '.join(groups()['backbone'])})")
     needs = list(OmegaConf.select(config, "approach.needs") or [])
     provides = [*(OmegaConf.select(config, "data.provides") or [])]
     provides += OmegaConf.select(config, "backbone.provides") or []
@@ -184,7 +187,9 @@ def _check_key(override: Override, config: DictConfig, problems: list[str]) -> b
     if known and not OmegaConf.is_missing(parent, last):
         default = OmegaConf.to_container(OmegaConf.create({"v": OmegaConf.to_container(parent)[last]}))["v"]  # type: ignore[call-overload,index]  # a mapping or list
     before = len(problems)
-    hint_of_class = annotation(target, last) if target and (default is None or isinstance(default, str)) else None
+    hint_of_class = (
+        annotation(target, last) if target and (default is None or isinstance(default, str | list)) else None
+    )
     for value in _values(override):
         if hint_of_class is not None and not fits(value, hint_of_class):
             problems.append(f"{key}={_shown(value)}: {describe(hint_of_class)} expected{nearest(value, hint_of_class)}")

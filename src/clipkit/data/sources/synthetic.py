@@ -3,6 +3,7 @@
 Run: python -m clipkit.train data=synthetic backbone=tiny
 """
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -61,9 +62,8 @@ def synthetic(num_images: int = 720, *, image_size: int = 64, split_seed: int = 
                 label=SHAPES.index(shape),
             )
         )
-    return Records.from_records(
-        assign_splits(records, seed=split_seed), reader=ShapeReader(image_size), class_names=SHAPES, name="synthetic"
-    )
+    records = [replace(r, group=r.captions[0]) for r in assign_splits(records, seed=split_seed)]  # kinds in all splits
+    return Records.from_records(records, reader=ShapeReader(image_size), class_names=SHAPES, name="synthetic")
 
 
 def _draw(pen: ImageDraw.ImageDraw, shape: str, colour: str, left: float, top: float, side: float) -> None:

@@ -1,0 +1,127 @@
+"""A wrong command line gets one message that names every mistake and the nearest valid name, at once."""
+
+import time
+
+import pytest
+from clipkit.errors import UserError
+from clipkit.runs.validate import check_command_line
+from conftest import Command
+
+
+def message(*overrides: str, command: str = "train") -> str:
+    with pytest.raises(UserError) as caught:
+        check_command_line(command, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data=emojj", "did you mean data=emoji?"),
+        ("backbone=lite0_minilmm", "did you mean backbone=lite0_minilm?"),
+        ("backbone/projection=linaer", "did you mean backbone/projection=linear?"),
+        ("seeed=3", "did you mean seed?"),
+        ("data.max_brokn=0.1", "did you mean data.max_broken?"),
+        ("approach.stages.heads.epoch=3", "did you mean approach.stages.heads.epochs?"),
+        ("approach.stages.heads.optimizer.lrr=3", "did you mean optimizer.lr?"),
+        ("seed=abc", "a whole number expected"),
+        ("approach.stages.heads.epochs=many", "a whole number expected"),
+        ("optimizer.lr=fast", "a number expected"),
+        ("report=3", "true or false expected"),
+        ("data.max_broken=2", "a share is expected"),
+        ("approach.targets=soof", "did you mean soft?"),
+        ("approach.positives=[concept]", "one of group, caption, class"),
+        ("data.augmentation=affine_colour", "did you mean affine_color?"),
+        ("backbone.image.pooled_stages=x", "a whole number expected"),
+        ("trainer.limit_train_batches=[1]", "a number expected"),
+        ("garbage", "is not key=value"),
+        ("seed=[1", "is not key=value"),
+        ("approach=zero_shot", "backbone=emoji_clip"),
+        ("data=pairs", "data.file is needed"),
+        ("data=folder", "data.root is needed"),
+        ("backbone=checkpoint", "backbone.path is needed"),
+    ],
+)
+def test_each_mistake_is_named_with_its_mend(override: str, expected: str) -> None:
+    assert expected in message(override)
+
+
+def test_all_mistakes_are_listed_together() -> None:
+    text = message("data=emojj", "optimizer=adm", "seeed=3", "seed=abc", "approach.targets=soof")
+    for part in ("5 mistakes", "data=emoji", "optimizer=adam", "seed?", "whole number", "soft?"):
+        assert part in text
+
+
+def test_missing_files_are_reported_together_with_wrong_keys() -> None:
+    text = message("data=pairs", "data.file=/no/such.csv", "seeed=1")
+    assert "/no/such.csv: no such file" in text
+    assert "seed?" in text
+
+
+def test_wrong_values_inside_a_sweep_are_found() -> None:
+    assert "emoji" in message("data=emoji,emojj")
+    assert "whole number" in message("seed=0,1,x")
+
+
+def test_wrong_combinations_inside_a_sweep_are_found() -> None:
+    assert "needs aligned" in message("approach=contrastive,zero_shot")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("seed=0,1,2",),
+        ("optimizer.group_lr.image=1e-4",),
+        ("approach.stages.heads.optimizer.factory.betas=[0.9,0.999]",),
+        ("approach.stages.towers.train.image_groups=all",),
+        ("approach=zero_shot", "backbone=emoji_clip"),
+        ("optimizer=sgd", "scheduler=plateau", "data.batch_size=32"),
+        ("backbone.image.name=resnet18", "backbone.image.fold_batchnorm=false"),
+        ("data.limit=10", "trainer.threads=1", "debug=fast"),
+        ("logger=wandb", "logger.offline=true"),
+        ("experiment=emoji_clip",),
+        ("~data.augmentation",),
+    ],
+)
+def test_valid_command_lines_pass(overrides: tuple[str, ...]) -> None:
+    check_command_line("train", overrides)
+
+
+def test_keys_that_a_stage_may_take_reach_hydra() -> None:
+    given = ["approach.stages.heads.optimizer.factory.betas=[0.9,0.999]", "seed=1"]
+    assert check_command_line("train", given) == [f"++{given[0]}", "seed=1"]
+
+
+def test_an_unknown_name_exits_with_2_and_no_traceback_in_3_seconds(clipkit: Command) -> None:
+    clipkit("train", "--help")  # the first start reads everything from disk
+    start = time.monotonic()
+    done = clipkit("train", "data=emojj")
+    assert time.monotonic() - start < 3
+    assert done.returncode == 2
+    assert "data=emoji" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (clipkit.folder / "outputs").exists()
+
+
+@pytest.mark.parametrize(("flag", "part"), [(("--help",), "lite0_minilm"), (("--cfg", "job"), "tf_efficientnet_lite0")])
+def test_help_and_configuration_answer_in_3_seconds(clipkit: Command, flag: tuple[str, ...], part: str) -> None:
+    clipkit("train", "--help")
+    start = time.monotonic()
+    done = clipkit("train", *flag)
+    assert time.monotonic() - start < 3
+    assert done.returncode == 0
+    assert part in done.stdout
+
+
+def test_help_of_a_command_lists_only_its_groups(clipkit: Command) -> None:
+    text = clipkit("evaluate", "--help").stdout
+    assert "data " in text
+    assert "approach" not in text
+
+
+def test_free_text_is_taken_literally(clipkit: Command) -> None:
+    done = clipkit("evaluate", "model=no such, model: really {x}")
+    assert done.returncode == 2
+    assert "no such, model: really {x}" in done.stderr
+    assert "Traceback" not in done.stderr
