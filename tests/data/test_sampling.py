@@ -102,7 +102,7 @@ def test_lightning_sets_the_epoch_of_the_order() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("used", [0, 3, 6])
+@pytest.mark.parametrize("used", [1, 3, 7])
 def test_a_resumed_epoch_gives_the_rest_and_the_next_epoch_everything(used: int, workers: int) -> None:
     first = loader(num_workers=workers)
     first.batches.set_epoch(4)
@@ -135,6 +135,16 @@ def test_a_state_taken_after_a_resume_counts_from_the_start_of_the_epoch() -> No
     third = loader()
     third.load_state_dict(second.state_dict())
     assert list(third) == list(loader())[3:]
+
+
+def test_a_state_taken_between_two_epochs_begins_the_second_one() -> None:
+    first = loader()
+    list(first)
+    _set_sampler_epoch(first, 1)
+    second = loader()
+    second.load_state_dict(first.state_dict())
+    _set_sampler_epoch(second, 1)
+    assert sorted(row for batch in second for _, row in batch) == list(range(50))
 
 
 def test_a_state_taken_right_after_a_resume_is_the_one_that_was_loaded() -> None:

@@ -39,7 +39,6 @@ def test_each_class_has_the_same_shares_however_unequal_the_classes_are() -> Non
 @pytest.mark.parametrize("per_class", [2, 3, 4, 5])
 def test_many_small_classes_still_leave_pictures_to_validate_and_to_test_on(per_class: int) -> None:
     found = shares(assign_splits(labelled(per_class, 50), seed=1))
-    assert found == pytest.approx({"train": 0.7, "val": 0.1, "test": 0.2}, abs=0.12)
     assert min(found.get(split, 0) for split in ("train", "val", "test")) > 0.02
 
 

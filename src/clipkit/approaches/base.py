@@ -84,7 +84,7 @@ class Approach(pl.LightningModule):
         trainer: Any = self.trainer
         batches, limit = len(trainer.datamodule.train_dataloader()), trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
-        return -(-batches // trainer.accumulate_grad_batches) * self.stage.epochs
+        return int(-(-batches // trainer.accumulate_grad_batches) * self.stage.epochs)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Log each group's learning rate."""

@@ -52,7 +52,8 @@ class Optimizer:
             weight_decay = self.group_weight_decay.get(name, self.weight_decay)
             matrices = [p for p in trained if p.ndim > 1 and id(p) not in embeddings]
             others = [p for p in trained if p.ndim <= 1 or id(p) in embeddings]
-            for label, chosen, decay in ((name, matrices, weight_decay), (f"{name}/no_decay", others, 0.0)):
+            other_name = f"{name}/no_decay" if matrices else name
+            for label, chosen, decay in ((name, matrices, weight_decay), (other_name, others, 0.0)):
                 if chosen:
                     groups.append({"params": chosen, "lr": lr, "weight_decay": decay, "name": label})
         return self.factory(groups, lr=self.lr)

@@ -1,0 +1,211 @@
+"""Contrastive training: what means the same, what a step changes, what it logs."""
+
+import math
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from clipkit.approaches.base import Stage
+from clipkit.approaches.contrastive import Contrastive, positive_groups
+from clipkit.approaches.frozen import FrozenFeatures
+from clipkit.approaches.optimization import Constant, Optimizer
+from clipkit.data.datamodule import PairData
+from clipkit.data.images import FolderReader
+from clipkit.data.records import Record, Records
+from clipkit.data.sources.synthetic import synthetic
+from clipkit.errors import UserError
+from clipkit.features import FeatureStore
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.freezing import Trained
+from clipkit.models.image import TimmImageTower
+from clipkit.models.projection import LinearProjection
+from clipkit.models.text import TransformersTextTower
+
+
+def tiny_encoder(standardize: bool = False) -> DualEncoder:
+    torch.manual_seed(0)
+    text = {"model_type": "bert", "vocab_size": 259, "hidden_size": 64, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 4, "intermediate_size": 128, "max_position_embeddings": 128, "pad_token_id": 0}
+    return DualEncoder(
+        TimmImageTower("test_efficientnet", image_size=32, standardize=standardize),
+        TransformersTextTower(config=text, standardize=standardize),
+        projection=partial(LinearProjection, embed_dim=32),
+    )
+
+
+def stage(train: Trained, lr: float = 1e-2) -> Stage:
+    optimizer = Optimizer(torch.optim.AdamW, lr=lr, weight_decay=0.1)
+    return Stage(epochs=1, train=train, batch_size=28, optimizer=optimizer, scheduler=Constant())
+
+
+def training(
+    folder: Path, train: Trained, *, lr: float = 1e-2, standardize: bool = False, **options: Any
+) -> tuple[Contrastive, PairData]:
+    """An approach at the start of its only stage, on 28 training pictures that make one batch."""
+    encoder = tiny_encoder(standardize)
+    data = PairData(synthetic(40, image_size=32), preprocess=encoder.preprocess, tokenize=encoder.tokenize)
+    data.find_broken()
+    approach = Contrastive(encoder, stages={"only": stage(train, lr)}, **options)
+    features = FrozenFeatures(encoder, data, FeatureStore(folder))
+    approach.prepare(features)
+    approach.enter("only", features)
+    return approach, data
+
+
+def fit(approach: Contrastive, data: PairData, epochs: int = 1) -> dict[str, float]:
+    """Train and return what was logged."""
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(approach, datamodule=data)
+    assert trainer.global_step == epochs * len(data.train_dataloader())
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def records(*rows: Record, class_names: tuple[str, ...] = ()) -> Records:
+    return Records.from_records(rows, reader=FolderReader("/nowhere"), class_names=class_names)
+
+
+def sets(numbers: Any) -> set[frozenset[int]]:
+    """Which indices carry equal numbers."""
+    found: dict[int, set[int]] = {}
+    for index, number in enumerate(numbers.tolist()):
+        found.setdefault(number, set()).add(index)
+    return {frozenset(members) for members in found.values()}
+
+
+LINKED = records(
+    Record("0.png", ("a cat", "a pet"), 0, group="A"),
+    Record("1.png", ("a dog", "a pet"), 1, group="B"),
+    Record("2.png", ("a dog",), 1, group="C"),
+    Record("3.png", ("a bird",), None, group="A"),
+    Record("4.png", ("a fish",), None, group="D"),
+    Record("5.png", ("a whale",), 2, group="D"),
+    Record("6.png", ("a mouse",), 1, group="E"),
+)
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ((), [{0}, {1}, {2}, {3}, {4}, {5}, {6}]),
+        (("group",), [{0, 3}, {1}, {2}, {4, 5}, {6}]),
+        (("caption",), [{0, 1, 2}, {3}, {4}, {5}, {6}]),  # 0 and 2 in a chain through 1
+        (("class",), [{0}, {1, 2, 6}, {3}, {4}, {5}]),  # pictures without a class have no company
+        (("group", "caption"), [{0, 1, 2, 3}, {4, 5}, {6}]),
+        (("group", "caption", "class"), [{0, 1, 2, 3, 6}, {4, 5}]),
+    ],
+)
+def test_pictures_are_joined_by_what_was_asked_for_also_in_chains(
+    by: tuple[str, ...], expected: list[set[int]]
+) -> None:
+    image_group, _ = positive_groups(LINKED, by)
+    assert sets(image_group) == {frozenset(members) for members in expected}
+
+
+@pytest.mark.parametrize(
+    "by", [("group",), ("caption",), ("group", "caption"), ("class",), ("group", "caption", "class")]
+)
+def test_every_text_belongs_with_a_picture_that_it_captions(by: tuple[str, ...]) -> None:
+    image_group, text_group = positive_groups(LINKED, by)
+    texts = LINKED.caption_texts[0].to_pylist()
+    assert len(text_group) == len(texts) == len(set(texts))
+    for text, group in zip(texts, text_group, strict=True):
+        captioned = {int(image_group[row]) for row in range(len(LINKED)) if text in LINKED.captions(row)}
+        assert int(group) in captioned
+        if "caption" in by:
+            assert captioned == {int(group)}
+
+
+def test_a_text_bank_needs_multi_positive_targets() -> None:
+    with pytest.raises(UserError, match="multi_positive"):
+        Contrastive(tiny_encoder(), stages={}, targets="hard", text_bank=True)
+
+
+def test_a_text_bank_needs_a_frozen_text_tower(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stage only trains 1.*text_groups=0"):
+        training(tmp_path, Trained(text_groups=1), targets="multi_positive", text_bank=True)
+
+
+STEPS: list[tuple[Trained, dict[str, Any]]] = [
+    (Trained(), {"targets": "multi_positive", "image_contrast": 0.25, "together": True}),
+    (Trained(), {"targets": "hard"}),
+    (Trained(image_groups=1), {"targets": "soft"}),
+    (Trained(image_groups=2, depthwise=False), {"targets": "multi_positive", "image_contrast": 0.25}),
+    (Trained(text_groups=1, projections=False), {"targets": "soft", "soft_temperature": 0.1}),
+    (Trained(image_groups="all", text_groups="all"), {"targets": "multi_positive"}),
+]
+
+
+@pytest.mark.parametrize(("train", "options"), STEPS, ids=str)
+def test_a_step_changes_what_is_trained_and_nothing_else_and_logs_finite_numbers(
+    tmp_path: Path, train: Trained, options: dict[str, Any]
+) -> None:
+    approach, data = training(tmp_path, train, **options)
+    before = {name: value.clone() for name, value in approach.encoder.named_parameters()}
+    logged = fit(approach, data)
+    for name, parameter in approach.encoder.named_parameters():
+        if not parameter.requires_grad:
+            assert torch.equal(parameter, before[name]), name
+    changed = {n for n, p in approach.encoder.named_parameters() if not torch.equal(p, before[n])}
+    assert any(name.startswith("image.") for name in changed) == (train.image_groups != 0)
+    assert any(name.startswith("text.") for name in changed) == (train.text_groups != 0)
+    assert ("image_projection.linear.weight" in changed) == train.projections
+    assert {"train/loss", "val/loss", "val/recall"} <= logged.keys()
+    assert all(math.isfinite(value) for value in logged.values())
+    assert 0 <= logged["val/recall"] <= 1
+
+
+def test_training_the_heads_learns_the_pictures_by_heart(tmp_path: Path) -> None:
+    logged = fit(*training(tmp_path, Trained(), standardize=True), epochs=25)
+    assert logged["train/loss"] < math.log(28) / 2  # embeddings that say nothing cost ln 28
+
+
+def test_the_temperature_never_leaves_its_bounds(tmp_path: Path) -> None:
+    approach, data = training(tmp_path, Trained(projections=False), lr=50.0)
+    fit(approach, data)
+    assert 0 <= approach.encoder.logit_scale.item() <= math.log(100) + 1e-6
+
+
+def cross_entropy(logits: Tensor, right: Tensor) -> float:
+    """The mean over rows of −Σ target · log-probability, the target being even over the right columns."""
+    total = 0.0
+    for row, mask in zip(logits.double(), right, strict=True):
+        chances = (row - row.max()).exp() / (row - row.max()).exp().sum()
+        total -= float(chances[mask].log().mean())
+    return total / len(logits)
+
+
+@pytest.mark.parametrize("bank", [True, False])
+def test_the_logged_loss_is_the_formula_on_the_batch(tmp_path: Path, bank: bool) -> None:
+    approach, data = training(tmp_path, Trained(), lr=0.0, targets="multi_positive", text_bank=bank)
+    encoder = approach.encoder.eval()
+    (batch,) = list(data.train_dataloader())
+    train = data.split("train")
+    texts = train.caption_texts[0].to_pylist()
+    row_of = {int(image_id): row for row, image_id in enumerate(train.image_ids)}
+    rows = [row_of[int(i)] for i in batch["image_id"]]
+    said = [texts[int(train.caption_texts[1][int(c)])] for c in batch["caption_id"]]
+    captions = [set(train.captions(row)) for row in rows]  # synthetic pictures mean the same if captioned alike
+    with torch.no_grad():
+        image = encoder.encode_image(data.pixels(batch["image_id"].numpy()))
+        text = encoder.encode_text(encoder.tokenize(said))
+        gallery = encoder.encode_text(encoder.tokenize(texts)) if bank else text
+        scale = encoder.logit_scale.exp()
+    alike = torch.tensor([[a == b for b in captions] for a in captions])
+    right = torch.tensor([[t in own for t in texts] for own in captions]) if bank else alike
+    expected = (cross_entropy(scale * image @ gallery.T, right) + cross_entropy(scale * text @ image.T, alike)) / 2
+    assert fit(approach, data)["train/contrastive"] == pytest.approx(expected, rel=1e-4)

@@ -1,0 +1,163 @@
+"""The feature store: computed once, complete or absent."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from clipkit.errors import UserError
+from clipkit.features import FeatureStore, tensors_fingerprint
+
+VALUES = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+KEY = {"weights": "abc", "policy": None}
+
+
+class Encoder:
+    """Yields blocks of rows and counts how often it was asked."""
+
+    def __init__(self, values: np.ndarray = VALUES, fail: BaseException | None = None) -> None:
+        self.values, self.fail, self.calls = values, fail, 0
+
+    def __call__(self) -> Iterator[np.ndarray]:
+        self.calls += 1
+        rows = self.values.reshape(-1, self.values.shape[-1])
+        yield rows[:4]
+        if self.fail is not None:
+            raise self.fail
+        yield rows[4:]
+
+
+def left_behind(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir()) if root.exists() else []
+
+
+def test_blocks_are_joined_into_the_array_that_was_described(tmp_path: Path) -> None:
+    found = FeatureStore(tmp_path).get(KEY, VALUES.shape, Encoder())
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, VALUES)
+
+
+def test_what_is_stored_is_not_computed_again(tmp_path: Path) -> None:
+    first, second = Encoder(), Encoder()
+    FeatureStore(tmp_path).get(KEY, VALUES.shape, first)
+    again = FeatureStore(tmp_path).get(dict(reversed(KEY.items())), VALUES.shape, second)
+    assert (first.calls, second.calls) == (1, 0)
+    np.testing.assert_array_equal(again, VALUES)
+
+
+@pytest.mark.parametrize(
+    "key", [{**KEY, "weights": "abd"}, {**KEY, "more": 1}, {"weights": "abc"}, {**KEY, "policy": 0}]
+)
+def test_another_key_is_another_entry(tmp_path: Path, key: dict[str, Any]) -> None:
+    store, second = FeatureStore(tmp_path), Encoder(VALUES + 1)
+    store.get(KEY, VALUES.shape, Encoder())
+    np.testing.assert_array_equal(store.get(key, VALUES.shape, second), VALUES + 1)
+    np.testing.assert_array_equal(store.get(KEY, VALUES.shape, Encoder()), VALUES)
+    assert second.calls == 1
+
+
+def test_another_shape_is_another_entry(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    store.get(KEY, VALUES.shape, Encoder())
+    assert store.get(KEY, (6, 4), Encoder(VALUES.reshape(6, 4))).shape == (6, 4)
+
+
+def test_a_stored_array_cannot_be_changed_by_accident(tmp_path: Path) -> None:
+    found = FeatureStore(tmp_path).get(KEY, VALUES.shape, Encoder())
+    with pytest.raises(ValueError, match="read-only"):
+        found[0, 0, 0] = 99
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
+def test_an_interrupted_computation_leaves_nothing_behind(tmp_path: Path, error: BaseException) -> None:
+    store = FeatureStore(tmp_path / "features")
+    with pytest.raises(type(error)):
+        store.get(KEY, VALUES.shape, Encoder(fail=error))
+    assert left_behind(store.root) == []
+    np.testing.assert_array_equal(store.get(KEY, VALUES.shape, Encoder()), VALUES)
+
+
+@pytest.mark.parametrize("rows", [5, 7])
+def test_too_few_or_too_many_rows_are_an_error_and_leave_nothing_behind(tmp_path: Path, rows: int) -> None:
+    values = np.ones((rows, 4), np.float32)
+    with pytest.raises((AssertionError, ValueError)):
+        FeatureStore(tmp_path).get(KEY, VALUES.shape, Encoder(values))
+    assert left_behind(tmp_path) == []
+
+
+def test_a_full_disk_is_a_user_error_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage(NamedTuple):
+        total: int
+        used: int
+        free: int
+
+    answer: Callable[[Any], Usage] = lambda _: Usage(1000, 905, 95)  # noqa: E731
+    monkeypatch.setattr(shutil, "disk_usage", answer)
+    encoder = Encoder()
+    with pytest.raises(UserError, match="cache_dir"):
+        FeatureStore(tmp_path / "features").get(KEY, VALUES.shape, encoder)
+    assert encoder.calls == 0
+    assert left_behind(tmp_path / "features") == []
+
+
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cache_dir"):
+        FeatureStore(tmp_path / "file" / "features").get(KEY, VALUES.shape, Encoder())
+
+
+def test_two_processes_at_once_leave_one_valid_entry(tmp_path: Path) -> None:
+    code = """
+import os, sys, time
+from pathlib import Path
+import numpy as np
+from clipkit.features import FeatureStore
+root = Path(sys.argv[1])
+def encode():
+    yield np.full((3, 4), 1, np.float32)
+    (root / f"{os.getpid()}.started").touch()
+    end = time.monotonic() + 60
+    while len(list(root.glob("*.started"))) < 2 and time.monotonic() < end:  # both are in the middle
+        time.sleep(0.01)
+    yield np.full((3, 4), 2, np.float32)
+print(FeatureStore(root / "features").get({"a": 1}, (6, 4), encode).sum())
+"""
+    line = [sys.executable, "-c", code, str(tmp_path)]
+    both = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        out, err = process.communicate(timeout=90)
+        assert process.returncode == 0, err
+        assert float(out) == 36
+    assert len(list(tmp_path.glob("*.started"))) == 2
+    assert len(left_behind(tmp_path / "features")) == 1
+
+
+def test_a_fingerprint_changes_with_name_type_shape_and_value() -> None:
+    x = torch.arange(6, dtype=torch.float32)
+    prints = [
+        tensors_fingerprint(tensors)
+        for tensors in (
+            {"a": x},
+            {"b": x},
+            {"a": x.view(2, 3)},
+            {"a": x.to(torch.int32)},
+            {"a": x.bfloat16()},
+            {"a": x + torch.eye(6)[5] * 1e-6},
+            {"a": x, "b": torch.zeros(())},
+        )
+    ]
+    assert len(set(prints)) == len(prints)
+    assert tensors_fingerprint({"a": x.clone()}) == prints[0]
+
+
+def test_a_fingerprint_does_not_depend_on_the_layout_in_memory() -> None:
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert tensors_fingerprint({"a": x.to(memory_format=torch.channels_last)}) == tensors_fingerprint({"a": x})
