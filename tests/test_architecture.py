@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from conftest import ROOT
 
 SOURCE = ROOT / "src" / "clipkit"
@@ -64,9 +65,14 @@ def test_commands_read_like_a_table_of_contents() -> None:
 
 
 def test_importing_clipkit_is_instant_and_loads_nothing_heavy() -> None:
-    code = "import sys, time; t = time.perf_counter(); import clipkit; print(time.perf_counter() - t, 'torch' in sys.modules)"
+    code = (
+        "import sys, time; start = time.perf_counter(); import clipkit; "
+        "print(time.perf_counter() - start, 'torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)  # warm the disk
-    took, heavy = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    took, heavy = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
     assert float(took) < 0.5
     assert heavy == "False"
 

@@ -5,8 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Command
 from PIL import Image
+
+from conftest import Command
 
 SMALL = ("backbone=tiny", "trainer=cpu", "debug=fast", "report=false")
 

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+
 from clipkit.errors import UserError
 from clipkit.runs.validate import check_command_line
 from conftest import Command

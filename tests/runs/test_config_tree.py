@@ -4,10 +4,11 @@ from itertools import product
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
+
 from clipkit.runs.choices import groups, read_option
 from clipkit.runs.signatures import _locate
 from clipkit.runs.validate import check_combination, compose_config
-from omegaconf import OmegaConf
 
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
 ROOTS = {"data.root": "data.root=.", "data.file": "data.file=pyproject.toml"}
@@ -38,7 +39,7 @@ def test_every_option_composes_and_names_classes_that_exist(group: str, option: 
 @pytest.mark.parametrize(("approach", "data"), product(groups()["approach"], groups()["data"]))
 def test_every_pair_of_approach_and_data_is_allowed_or_refused(approach: str, data: str) -> None:
     """Refused exactly where the approach needs what the data, and templates from its labels, do not provide."""
-    paths = [text for key, text in ROOTS.items() if key.split(".")[1] in read_option("data", data).keys()]
+    paths = [text for key, text in ROOTS.items() if key.split(".")[1] in list(read_option("data", data).keys())]
     config = compose_config("train", [f"approach={approach}", f"data={data}", "backbone=emoji_clip", *paths])
     needs = set(read_option("approach", approach).needs) - {"aligned"}
     provides = set(read_option("data", data).provides)
@@ -50,7 +51,7 @@ def test_the_verdicts_known_today() -> None:
     """The table as a person would write it, so that a change of `needs` or `provides` is noticed."""
     refused = set()
     for approach, data in product(groups()["approach"], groups()["data"]):
-        paths = [text for key, text in ROOTS.items() if key.split(".")[1] in read_option("data", data).keys()]
+        paths = [text for key, text in ROOTS.items() if key.split(".")[1] in list(read_option("data", data).keys())]
         config = compose_config("train", [f"approach={approach}", f"data={data}", "backbone=emoji_clip", *paths])
         if check_combination(config):
             refused.add((approach, data))

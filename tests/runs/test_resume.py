@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from conftest import TINY, Command
 
 # Dropout, augmentation, two stages of training and several batches an epoch: all that could go astray.

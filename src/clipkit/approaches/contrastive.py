@@ -175,7 +175,10 @@ class Contrastive(Approach):
         image, text = joined["image"], joined["text"]
         groups = {"image_group": joined["image_group"], "text_group": joined["text_group"]}
         if not (torch.isfinite(image).all() and torch.isfinite(text).all()):
-            raise FloatingPointError("validation embeddings hold NaN or infinity: training has diverged")
+            raise UserError(
+                f"stage {self.stage_name} has diverged in epoch {self.current_epoch + 1}: embeddings hold NaN or "
+                "infinity. Lower optimizer.lr, or try trainer.precision=32-true and trainer.gradient_clip_val=1"
+            )
         metrics = retrieval_metrics(image, text, **groups, ks=(1, 5))
         loss = contrastive_loss(
             image,

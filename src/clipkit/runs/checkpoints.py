@@ -48,7 +48,8 @@ class StopSignals:
         """Raise `Interrupted` with the way to go on."""
         number = self.received or signal.SIGINT
         saved = (self.folder / "checkpoints" / "last.ckpt").is_file()
-        how = f"Continue with: python -m clipkit.train resume={self.folder}"
+        near = self.folder.relative_to(Path.cwd()) if self.folder.is_relative_to(Path.cwd()) else self.folder
+        how = f"Continue with: python -m clipkit.train resume={near}"
         message = f"stopped{where}. {how}" if saved else f"stopped{where}, before the first checkpoint. {how}"
         raise Interrupted(message, 128 + number)
 

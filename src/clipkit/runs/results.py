@@ -145,7 +145,7 @@ def title(config: DictConfig) -> str:
 
 def opening(run: Run, config: DictConfig, data: PairData, notes: Sequence[str]) -> None:
     """Say what is about to happen."""
-    console.print(f"[bold]{title(config)}[/bold]  seed {config.seed}  →  {run.folder}", soft_wrap=True)
+    console.print(f"[bold]{title(config)}[/bold]  seed {config.seed}  →  {_near(run.folder)}", soft_wrap=True)
     counts = ", ".join(f"{split} {len(data.split(split)):,}" for split in ("train", "val", "test"))
     console.print(f"  pictures: {counts}")
     for note in notes:
@@ -162,10 +162,15 @@ def places(run: Run) -> dict[str, str]:
     """Where things are, and how long it took."""
     wall = run.about.get("wall_s", 0) + run.about.get("earlier_wall_s", 0)
     known = {"report": "report.html", "model": "model", "numbers": "metrics.json"}
-    found = {what: str(run.folder / name) for what, name in known.items() if (run.folder / name).exists()}
+    found = {what: str(_near(run.folder) / name) for what, name in known.items() if (run.folder / name).exists()}
     if "model" in found:
-        found["use it"] = f'clipkit.load("{run.folder}")'
+        found["use it"] = f'clipkit.load("{_near(run.folder)}")'
     return {**found, "took": f"{wall:.0f} s, {run.about.get('peak_memory_mb', 0) / 1000:.1f} GB of memory at most"}
+
+
+def _near(folder: Path) -> Path:
+    """The folder as a person would type it: relative where it lies below the current one."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _log_figures(logger: Any, figures: Mapping[str, Figure]) -> None:
