@@ -32,9 +32,10 @@ def main(config: DictConfig) -> None:
         split = results.choose_split(data, config.split)
         notes = [*data.records.notes, f"evaluated on: {split} ({len(data.split(split)) or total:,} pictures)"]
         result = results.evaluate_model(model, data, config.evaluators, split)
-        run.finish()
+        run.note_cost()
         title = f"{config.model} on {data.records.name}"
         results.write_everything(run, config, result, title=title, notes=notes)
+        run.finish()
         results.closing_table(title, result.metrics, results.places(run))
 
 

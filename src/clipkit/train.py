@@ -37,6 +37,7 @@ def main(config: DictConfig) -> float | None:
     signals = StopSignals(run.folder)
     with signals.watching(), run.recording():
         machine.set_seed(config.seed)
+        device = machine.choose_device(config.trainer.accelerator)
         encoder = build.build_encoder(config)
         encoder.frozen_dtype = machine.frozen_dtype(config.trainer.frozen_precision)
         data = build.build_data(config, encoder)
@@ -49,18 +50,20 @@ def main(config: DictConfig) -> float | None:
         with ProgressReporter().showing() as progress:
             store = FeatureStore(f"{config.cache_dir}/features")
             features = FrozenFeatures(encoder, data, store, on_progress=progress)
-            loggers, score = train_stages(config, approach, features, run, signals)
-        approach.finish(features)
+            loggers, score = train_stages(config, approach, features, run, signals, device)
 
         encoder.aligned = True
         encoder.frozen_dtype = None
+        approach.to(device)  # Lightning leaves it on the CPU
+        approach.finish(features)
         model = approach.model(data.templates)
         save_model(model, run.folder / "model", **config.save)
         split = results.choose_split(data)
         result = results.evaluate_model(model, data, config.evaluators, split)
         result.figures = results.training_curves(run.folder) | result.figures
-        run.finish()
+        run.note_cost()
         results.write_everything(run, config, result, title=results.title(config), loggers=loggers, notes=notes)
+        run.finish()
         results.closing_table(results.title(config), result.metrics, results.places(run))
     return score
 

@@ -216,6 +216,20 @@ def test_a_description_that_names_anything_but_our_modules_is_refused(saved: Pat
     assert not mark.exists()
 
 
+def test_a_package_that_is_not_trusted_is_not_even_imported(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "imported"
+    (tmp_path / "stranger.py").write_text(
+        f"import pathlib, torch\npathlib.Path({str(mark)!r}).touch()\nA = torch.nn.ReLU\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    edit(saved, lambda d: d.update(classifier={"_target_": "stranger.A"}))
+    with pytest.raises(UserError, match=r"stranger\.A"):
+        load_model(saved)
+    assert not mark.exists()
+
+
 def test_another_package_is_trusted_only_when_it_is_named(saved: Path) -> None:
     edit(saved, lambda d: d.update(classifier={"_target_": "torch.nn.Identity"}))
     with pytest.raises(UserError, match=r"torch\.nn\.Identity"):

@@ -47,6 +47,7 @@ class FrozenFeatures:
             "weights": tensors_fingerprint(dict(self.encoder.image.model.state_dict())),
             "tower": json.dumps({**self.encoder.image.arguments, "standardize": None}, sort_keys=True),
             "dtype": str(self.encoder.frozen_dtype),
+            "computed_by": self._computed_by(),
             "records": records.fingerprint,
             "image_ids": records.image_ids.tolist(),
             "policy": [self.data.augmentation_name, repr(self.data.augment), self.data.seed] if views > 1 else None,
@@ -73,7 +74,8 @@ class FrozenFeatures:
         key = {
             "what": "text",
             "weights": tensors_fingerprint(dict(self.encoder.text.model.state_dict())),
-            "tower": [self.encoder.text.pooling, self.encoder.text.max_length],
+            "tower": [self.encoder.text.pooling, self.encoder.text.max_length, str(self.encoder.text.model.config)],
+            "computed_by": self._computed_by(),
             "tokens": tensors_fingerprint(self.encoder.tokenize(texts[:64].to_pylist()) if len(texts) else {}),
             "texts": fingerprint(texts.to_pylist()),
         }
@@ -89,6 +91,10 @@ class FrozenFeatures:
         unsorted = np.empty_like(by_length)
         unsorted[order] = by_length
         return unsorted
+
+    def _computed_by(self) -> list[str]:
+        """Another torch or another device rounds differently."""
+        return [torch.__version__, self._device.type]
 
     @property
     def _device(self) -> torch.device:

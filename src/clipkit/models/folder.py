@@ -72,7 +72,7 @@ def save_model(
 
 
 def _separate(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.contiguous().clone() for name, value in state.items()}
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
 def _rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:

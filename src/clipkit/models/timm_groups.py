@@ -1,6 +1,6 @@
 """Where a timm model can be cut: a stem, groups (stages or blocks), and an end that pools.
 
-A group is what freezing counts: a stage of EfficientNet, MobileNet or ResNet, a block of a ViT. A model of another
+A group is what freezing counts: a stage of EfficientNet or ResNet, a block of a ViT. A model of another
 family is one single group: it can be frozen or trained as a whole.
 """
 

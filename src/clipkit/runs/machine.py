@@ -64,7 +64,8 @@ def frozen_dtype(asked: str) -> torch.dtype | None:
 
 
 def choose_device(asked: str) -> torch.device:
-    """ "auto" takes the GPU if there is one."""
+    """The device of a name: "auto" takes the GPU if there is one, "gpu" is another word for "cuda"."""
+    asked = "cuda" if asked == "gpu" else asked
     if asked == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -23,7 +23,17 @@ from clipkit.runs.command import Interrupted
 __all__ = ["Run", "write_json"]
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "transformers", "numpy", "scikit-learn", "hydra-core")
-MAY_CHANGE = ("resume", "overwrite", "run_dir", "name", "logger", "report", "evaluators", "trainer", "cache_dir")
+MAY_CHANGE = (
+    "resume",
+    "overwrite",
+    "run_dir",
+    "name",
+    "logger",
+    "report",
+    "evaluators",
+    "cache_dir",
+    "trainer.checkpoint_minutes",
+)
 
 
 class Run:
@@ -124,9 +134,12 @@ class Run:
 
     def finish(self, status: str = "finished", **values: Any) -> None:
         """Close the record: status, wall time, peak memory."""
+        self.note_cost()
+        self.note(**values, status=status)
+
+    def note_cost(self) -> None:
+        """Write down time and memory up to now."""
         self.note(
-            **values,
-            status=status,
             wall_s=round(time.time() - self.started, 1),
             peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         )
@@ -159,15 +172,17 @@ def _same_configuration(folder: Path, config: dict[Any, Any]) -> None:
     except OSError:
         return
     old, new = (dict(_flat(c)) for c in (before, config))
-    changed = [
-        key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and key.split(".")[0] not in MAY_CHANGE
-    ]
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _may_change(key)]
     if changed:
         shown = ", ".join(f"{key}: {old.get(key)} → {new.get(key)}" for key in changed[:5])
         raise UserError(
             f"resuming {folder} with another configuration ({shown}): leave these keys as they were, or start a new "
             f"run from its weights with backbone=checkpoint backbone.path={folder}/model"
         )
+
+
+def _may_change(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
 
 
 def _flat(config: Any, prefix: str = "") -> Any:

@@ -21,7 +21,12 @@ __all__ = ["train_stages"]
 
 
 def train_stages(
-    config: DictConfig, approach: Approach, features: FrozenFeatures, run: Run, signals: StopSignals
+    config: DictConfig,
+    approach: Approach,
+    features: FrozenFeatures,
+    run: Run,
+    signals: StopSignals,
+    device: torch.device,
 ) -> tuple[list[Any], float | None]:
     """Run every stage that is left; returns the loggers, for what comes after, and the best validation score.
 
@@ -34,6 +39,7 @@ def train_stages(
         resumed = Path(config.resume), load_checkpoint(Path(config.resume))
     if resumed is not None:
         approach.load_state_dict(resumed[1]["state_dict"], strict=False)
+    approach.to(device)
     approach.prepare(features)
     active = [name for name, stage in approach.stages.items() if stage.epochs > 0]
     reached = active.index(resumed[1]["stage"]) if resumed is not None else 0
@@ -52,6 +58,7 @@ def train_stages(
             signals=signals,
         )
         torch.manual_seed(_stage_seed(config.seed, name))
+        approach.to(device)  # a stage before left it on the CPU
         approach.enter(name, features)
         stage = approach.stages[name]
         trainer = _trainer(config, stage.epochs, stage.accumulate, [progress, writer], [metrics_file, *loggers])

@@ -95,8 +95,16 @@ def check_combination(config: DictConfig) -> list[str]:
         if isinstance(value, str) and not named and not Path(value).expanduser().exists():
             problems.append(f"{key}={value}: no such file or folder")
     model = None if _is_missing(config, "model") else OmegaConf.select(config, "model")
-    if model is not None and not Path(str(model)).exists() and model not in groups()["backbone"]:
-        problems.append(f"model={model}: neither a model folder nor a backbone ({', '.join(groups()['backbone'])})")
+    backbones = [name for name in groups()["backbone"] if name != "checkpoint"]
+    if model is not None and not Path(str(model)).exists() and model not in backbones:
+        problems.append(f"model={model}: neither a model folder nor a backbone ({', '.join(backbones)})")
+    if OmegaConf.select(config, "save.towers") == "pretrained":
+        problems += [
+            f"save.towers=pretrained leaves the towers out of model/, but stage {name} trains them: "
+            "use save.towers=inside"
+            for name, stage in (OmegaConf.select(config, "approach.stages") or {}).items()
+            if stage.epochs and (stage.train.image_groups or stage.train.text_groups)
+        ]
     needs = list(OmegaConf.select(config, "approach.needs") or [])
     provides = [*(OmegaConf.select(config, "data.provides") or [])]
     provides += OmegaConf.select(config, "backbone.provides") or []

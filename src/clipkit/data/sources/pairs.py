@@ -36,11 +36,13 @@ def pairs(
 ) -> Records:
     """The pairs of a file: rows that name the same picture give it several captions, and stay in one split.
 
-    Without a split column: 70/10/20 by picture and seed, stratified when labelled. Without validation: a tenth of
+    `split_column` null means the column `split`, if there is one. Without one: 70/10/20 by picture and seed, stratified when labelled. Without validation: a tenth of
     train, said in `notes`.
     """
     file = Path(file)
     frame = _read(file)
+    if split_column is None and "split" in frame.columns:
+        split_column = "split"
     columns = {"data.image_column": image_column, "data.caption_column": caption_column}
     columns |= {"data.label_column": label_column} if label_column is not None else {}
     columns |= {"data.split_column": split_column} if split_column is not None else {}
