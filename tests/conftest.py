@@ -5,7 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false", MPLBACKEND="agg")
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    WANDB_MODE="offline",
+    TOKENIZERS_PARALLELISM="false",
+    MPLBACKEND="agg",
+    OMP_WAIT_POLICY="passive",
+)
 
 import pytest
 import torch

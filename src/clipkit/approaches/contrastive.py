@@ -19,7 +19,7 @@ from clipkit.approaches.optimization import embedding_weights
 from clipkit.data.datamodule import Batch, Served
 from clipkit.data.records import Records
 from clipkit.errors import UserError
-from clipkit.losses import contrastive_loss, positive_targets, soft_targets, supervised_contrastive_loss
+from clipkit.losses import contrastive_loss, positive_targets, scaled_cosines, soft_targets, supervised_contrastive_loss
 from clipkit.metrics import retrieval_metrics
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import freeze
@@ -220,8 +220,16 @@ class Contrastive(Approach):
     def _bank_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor) -> Tensor:
         """Image→text against every training caption, text→image within the batch."""
         bank = self.encoder.project_text(self.bank_features)  # [U, D]
-        to_bank = -(positive_targets(group, self.bank_group) * (scale * image @ bank.T).log_softmax(1)).sum(1).mean()
-        to_image = -(positive_targets(group, group) * (scale * text @ image.T).log_softmax(1)).sum(1).mean()
+        to_bank = (
+            -(positive_targets(group, self.bank_group) * scaled_cosines(image, bank, logit_scale=scale).log_softmax(1))
+            .sum(1)
+            .mean()
+        )
+        to_image = (
+            -(positive_targets(group, group) * scaled_cosines(text, image, logit_scale=scale).log_softmax(1))
+            .sum(1)
+            .mean()
+        )
         return (to_bank + to_image) / 2
 
 

@@ -115,5 +115,11 @@ class Plateau(Scheduler):
 
 
 def embedding_weights(module: nn.Module) -> set[int]:
-    """Ids of the embedding tables of a module, which take no weight decay."""
-    return {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    """Ids of a module's embeddings, which take no weight decay: tables, and what a model itself lists (timm's ViTs)."""
+    found = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    for part in module.modules():
+        listed = getattr(part, "no_weight_decay", None)
+        if callable(listed):
+            names = set(listed())
+            found |= {id(parameter) for name, parameter in part.named_parameters() if name in names}
+    return found

@@ -7,7 +7,9 @@ import zipfile
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+from clipkit.pictures import decode
 
 __all__ = ["FolderReader", "ImageReader", "ZipReader"]
 
@@ -27,7 +29,7 @@ class FolderReader:
         self.root = Path(root)
 
     def __call__(self, name: str) -> Image.Image:
-        return _decode(Image.open(self.root / name))
+        return decode(Image.open(self.root / name))
 
     def stamp(self, name: str) -> str:
         try:
@@ -46,7 +48,7 @@ class ZipReader:
         self._process = -1
 
     def __call__(self, name: str) -> Image.Image:
-        return _decode(Image.open(io.BytesIO(self.read(name))))
+        return decode(Image.open(io.BytesIO(self.read(name))))
 
     def read(self, name: str) -> bytes:
         """The bytes of one entry; raises `OSError` if there is none."""
@@ -77,16 +79,3 @@ def fingerprint(parts: list[str]) -> str:
         data = part.encode()
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
-
-
-def _decode(image: Image.Image) -> Image.Image:
-    """Decode now (so that damage shows here), apply the camera's rotation, put transparency on white."""
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = Image.new("RGBA", layer.size, "white")
-        image.alpha_composite(layer)
-    elif image.mode.startswith("I;16") or image.mode == "I":
-        image = image.point(lambda value: value / 257).convert("L")  # 16 bits to 8: plain convert would clip
-    return image.convert("RGB")

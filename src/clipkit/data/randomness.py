@@ -3,6 +3,8 @@
 Worker processes, batch order and interruptions do not change them, which is what makes a resumed run exact.
 """
 
+from hashlib import sha256
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +20,8 @@ def uniform(seed: int, epoch: int, ids: NDArray[np.int64], draws: int, *, purpos
         draws: numbers a sample.
         purpose: what they are for ("caption", "augment"); different purposes give independent numbers.
     """
-    word = int.from_bytes(purpose.encode()[:8].ljust(8, b"\0"), "little")
+    text = purpose.encode()
+    word = int.from_bytes(text.ljust(8, b"\0") if len(text) <= 8 else sha256(text).digest()[:8], "little")
     state = _mix(_mix(np.uint64(seed & 0xFFFFFFFFFFFFFFFF)) ^ np.uint64(word))
     state = _mix(state + np.uint64(epoch))
     rows = _mix(state ^ _mix(ids.astype(np.uint64)))  # [B]

@@ -77,19 +77,22 @@ class ResumableLoader(DataLoader[Any]):
         # its own generator: the loader draws a seed for workers, which must not disturb the model's random numbers
         super().__init__(dataset, batch_sampler=batches, collate_fn=as_it_is, generator=torch.Generator(), **options)
         self.batches = batches
+        self._epoch: int | None = None  # the epoch that was begun, and how many of its batches were used
         self._used = 0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # a generator: workers start once the epoch is set
-        self._used = self.batches.start
+        self._epoch, self._used = self.batches.epoch, self.batches.start
         for batch in super().__iter__():
             self._used += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"epoch": self.batches.epoch, "used": self._used}
+        begun = self._epoch == self.batches.epoch
+        return {"epoch": self.batches.epoch, "used": self._used if begun else self.batches.start}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.batches.epoch, self.batches.start = state["epoch"], state["used"]
+        self._epoch = None
 
 
 def as_it_is(batch: Any) -> Any:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-__all__ = ["contrastive_loss", "supervised_contrastive_loss"]
+__all__ = ["contrastive_loss", "scaled_cosines", "supervised_contrastive_loss"]
 
 
 def contrastive_loss(
@@ -32,7 +32,7 @@ def contrastive_loss(
     """
     if image_targets is None and text_targets is None and len(image) != len(text):
         raise ValueError(f"hard targets need as many texts as images, got {len(image)} and {len(text)}")
-    logits = logit_scale * _at_least_float32(image) @ _at_least_float32(text).T  # [B, M]
+    logits = scaled_cosines(image, text, logit_scale=logit_scale)  # [B, M]
     return (_cross_entropy(logits, image_targets) + _cross_entropy(logits.T, text_targets)) / 2
 
 
@@ -47,13 +47,21 @@ def supervised_contrastive_loss(embeds: Tensor, group: Tensor, *, logit_scale: T
     Returns:
         A scalar in nats: the mean over the rows that have a positive, 0 if none has.
     """
-    logits = logit_scale * _at_least_float32(embeds) @ _at_least_float32(embeds).T  # [B, B]
+    if len(embeds) < 2:
+        return embeds.sum() * 0.0
+    logits = scaled_cosines(embeds, embeds, logit_scale=logit_scale)  # [B, B]
     itself = torch.eye(len(embeds), dtype=torch.bool, device=embeds.device)
     positive = (group[:, None] == group[None, :]) & ~itself
     log_probs = logits - logits.masked_fill(itself, -torch.inf).logsumexp(1, keepdim=True)
     count = positive.sum(1)
     per_row = -(log_probs * positive).sum(1) / count.clamp(min=1)
     return per_row.sum() / (count > 0).sum().clamp(min=1)
+
+
+def scaled_cosines(rows: Tensor, columns: Tensor, *, logit_scale: Tensor) -> Tensor:
+    """[B, D] and [M, D] of unit length -> logits [B, M], in float32 at least, also under autocast."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return logit_scale * _at_least_float32(rows) @ _at_least_float32(columns).T
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor | None) -> Tensor:

@@ -39,7 +39,8 @@ def save_model(
         folder: where to.
         towers: "inside" stores every weight; "pretrained" leaves out the towers, to be loaded again as they were
             (for models whose towers were never changed).
-        weights: "int8" rounds each row of a matrix to 255 steps of its largest entry: a quarter of the size.
+        weights: "int8" rounds each row of a matrix to 255 steps of its largest entry: a quarter of a matrix's size
+            (convolutions stay as they are).
     """
     state = {f"encoder.{name}": value for name, value in model.encoder.state_dict().items()}
     if towers == "pretrained":
@@ -125,7 +126,7 @@ def load_model(folder: str | Path, *, trust: tuple[str, ...] = ()) -> Model:
         spec = description["encoder"]
         classifier = description["classifier"]
         aligned, towers, templates = description["aligned"], description["towers"], description["templates"]
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise UserError(f"{folder} is not a complete model folder: {error}") from error
     if spec["text"].get("tokenizer") == "tokenizer":
         spec["text"]["tokenizer"] = str(folder / "tokenizer")
@@ -134,13 +135,19 @@ def load_model(folder: str | Path, *, trust: tuple[str, ...] = ()) -> Model:
         encoder = DualEncoder(**{name: build(part, trusted) for name, part in spec.items()}, aligned=aligned)
         head = None if classifier is None else build(classifier, trusted)
     own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
-    missing, unexpected = encoder.load_state_dict(own, strict=False)
+    try:
+        missing, unexpected = encoder.load_state_dict(own, strict=False)
+    except RuntimeError as error:  # sizes differ
+        raise UserError(f"{folder}: weights do not fit model.json: {str(error).splitlines()[-1].strip()}") from error
     known = towers == "pretrained" and all(f"encoder.{name}".startswith(TOWERS) for name in missing)
     if unexpected or (missing and not known):
         raise UserError(f"{folder}: weights do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
     if head is not None:
         own = {name.removeprefix("classifier."): v for name, v in state.items() if name.startswith("classifier.")}
-        head.load_state_dict(own)
+        try:
+            head.load_state_dict(own)
+        except RuntimeError as error:
+            raise UserError(f"{folder}: the classifier does not fit: {str(error).splitlines()[-1].strip()}") from error
     return Model(encoder, head, templates)
 
 

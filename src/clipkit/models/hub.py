@@ -40,9 +40,19 @@ def hub_access(repository: str, *, key: str) -> Iterator[None]:
         yield
     except (RepositoryNotFoundError, GatedRepoError) as error:
         raise UserError(f"{key}: the model hub has no {repository} (or it needs a login). {OFFLINE_CHOICES}") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{key}: {repository} could not be loaded: {first_line} {OFFLINE_CHOICES}") from error
+    except OSError as error:
+        if isinstance(error.__cause__, RepositoryNotFoundError | GatedRepoError):  # as transformers reports it
+            raise UserError(
+                f"{key}: the model hub has no {repository} (or it needs a login). {OFFLINE_CHOICES}"
+            ) from error
+        raise UserError(f"{key}: {repository} could not be loaded: {_first_line(error)} {OFFLINE_CHOICES}") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError) as error:
+        raise UserError(f"{key}: {repository} could not be loaded: {_first_line(error)} {OFFLINE_CHOICES}") from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _is_cached(repository: str) -> bool:

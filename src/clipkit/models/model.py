@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
 from clipkit.errors import UserError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.zero_shot import ZeroShotClassifier
+from clipkit.pictures import decode
 from clipkit.templates import fill_template
 
 __all__ = ["Model"]
@@ -104,6 +105,8 @@ class Model:
 
     def _pixel_batches(self, images: Images, batch_size: int) -> Any:
         if isinstance(images, Tensor):
+            if len(images) == 0:
+                raise UserError("no pictures were given")
             for start in range(0, len(images), batch_size):
                 yield images[start : start + batch_size].to(self.device)
             return
@@ -116,11 +119,10 @@ class Model:
 
 
 def _open(image: str | Path | Image.Image) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image
+    """Decode as training does."""
     try:
-        return Image.open(image)
+        return decode(image if isinstance(image, Image.Image) else Image.open(image))
     except FileNotFoundError:
         raise UserError(f"no such picture: {image}") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{image} cannot be read as a picture: {error}") from None
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise UserError(f"{image} cannot be read as a picture: {error}") from error

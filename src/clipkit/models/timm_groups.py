@@ -69,7 +69,7 @@ def _vision_transformer(model: Any) -> Groups:
         stem=lambda x: model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x)))),
         groups=list(model.blocks),
         end=lambda x: model.forward_head(model.norm(x), pre_logits=True),
-        end_modules=[model.norm, model.fc_norm],
+        end_modules=[m for m in (model.norm, model.fc_norm, model.attn_pool) if m is not None],
         pool=lambda tokens: tokens.mean(1),
     )
 
@@ -89,8 +89,9 @@ def merge_batchnorm(model: nn.Module, image_size: int) -> None:
         for parent in list(model.modules()):
             convolution: nn.Conv2d | None = None
             for name, child in list(parent.named_children()):
-                if isinstance(child, nn.Conv2d):
-                    convolution = child
+                last = _last(child)
+                if isinstance(last, nn.Conv2d):
+                    convolution = last
                 elif isinstance(child, nn.BatchNorm2d) and convolution is not None:
                     if convolution.out_channels == child.num_features:
                         setattr(parent, name, _merge(convolution, child))
@@ -98,6 +99,13 @@ def merge_batchnorm(model: nn.Module, image_size: int) -> None:
         after = model(probe)
     if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
         raise UserError("fold_batchnorm=true does not suit this image model: its BatchNorms do not follow convolutions")
+
+
+def _last(module: nn.Module) -> nn.Module:
+    """What a sequence ends with: a deep stem's `conv1` is a sequence of convolutions."""
+    while isinstance(module, nn.Sequential) and len(module):
+        module = module[-1]
+    return module
 
 
 def _merge(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module:

@@ -47,6 +47,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
 
 
 def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> int:
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads stall on a busy machine
     import hydra
     from hydra.core.hydra_config import HydraConfig
 

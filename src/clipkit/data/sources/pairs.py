@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from clipkit.data.images import FolderReader
@@ -109,10 +110,14 @@ def _records(
         if (entry["label"], entry["split"]) != (label, split):
             raise UserError(f"{file}: {image} appears with different labels or splits")
         value = row[caption_column]
-        entry["captions"] += (
-            [str(v) for v in value] if isinstance(value, list) else ["" if value is None else str(value)]
-        )
+        several = value if isinstance(value, list | np.ndarray) else [value]  # JSONL gives lists, Parquet arrays
+        entry["captions"] += [_text(one) for one in several]
     return [
         Record(image=image, captions=tuple(entry["captions"]), label=entry["label"], split=entry["split"])
         for image, entry in merged.items()
     ]
+
+
+def _text(value: Any) -> str:
+    """A cell as text; a missing one is empty."""
+    return "" if value is None or value is pd.NA or value != value else str(value)
