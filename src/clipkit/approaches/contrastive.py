@@ -220,17 +220,11 @@ class Contrastive(Approach):
     def _bank_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor) -> Tensor:
         """Image→text against every training caption, text→image within the batch."""
         bank = self.encoder.project_text(self.bank_features)  # [U, D]
-        to_bank = (
-            -(positive_targets(group, self.bank_group) * scaled_cosines(image, bank, logit_scale=scale).log_softmax(1))
-            .sum(1)
-            .mean()
-        )
-        to_image = (
-            -(positive_targets(group, group) * scaled_cosines(text, image, logit_scale=scale).log_softmax(1))
-            .sum(1)
-            .mean()
-        )
-        return (to_bank + to_image) / 2
+        to_bank = scaled_cosines(image, bank, logit_scale=scale).log_softmax(1)  # [B, U]
+        to_image = scaled_cosines(text, image, logit_scale=scale).log_softmax(1)  # [B, B]
+        image_loss = -(positive_targets(group, self.bank_group) * to_bank).sum(1).mean()
+        text_loss = -(positive_targets(group, group) * to_image).sum(1).mean()
+        return (image_loss + text_loss) / 2
 
 
 def positive_groups(records: Records, by: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -29,7 +29,7 @@ def assign_splits(
         by_class.setdefault(records[rows[0]].label, []).append((float(key), rows))
     result = list(records)
     bounds = np.cumsum([share for _, share in shares])
-    # each class is cut at an offset of its own: with the same cuts, classes of four would all leave the same split empty
+    # each class is cut at an offset of its own: with the same cuts, small classes would all leave the same split empty
     offsets = uniform(seed, 1, np.arange(len(by_class)), 1, purpose="split")[:, 0]
     for offset, members in zip(offsets, by_class.values(), strict=True):
         for place, (_, rows) in enumerate(sorted(members)):

@@ -75,7 +75,7 @@ class CheckpointWriter(pl.Callback):
         self.best: float | None = None
         self.best_epoch: int | None = None
         self._saved_at = time.monotonic()
-        self._restore: torch.Tensor | None = None
+        self._restore: list[torch.Tensor] | None = None
         self._stopping = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -93,7 +93,9 @@ class CheckpointWriter(pl.Callback):
         if self._stopping:
             self.signals.stop(f" in stage {self._stage(pl_module)}, epoch {trainer.current_epoch + 1}")
         if self._restore is not None:
-            torch.set_rng_state(self._restore)
+            torch.set_rng_state(self._restore[0])
+            if torch.cuda.is_available() and len(self._restore) > 1:
+                torch.cuda.set_rng_state_all(self._restore[1:])
             self._restore = None
 
     def on_train_batch_end(
@@ -138,10 +140,12 @@ class CheckpointWriter(pl.Callback):
         self._saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_epoch": self.best_epoch, "rng": torch.get_rng_state()}
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"best": self.best, "best_epoch": self.best_epoch, "rng": torch.get_rng_state(), "cuda_rng": cuda}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.best_epoch, self._restore = state_dict["best"], state_dict["best_epoch"], state_dict["rng"]
+        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+        self._restore = [state_dict["rng"], *state_dict["cuda_rng"]]
 
     @property
     def state_key(self) -> str:

@@ -37,8 +37,8 @@ def pairs(
 ) -> Records:
     """The pairs of a file: rows that name the same picture give it several captions, and stay in one split.
 
-    `split_column` null means the column `split`, if there is one. Without one: 70/10/20 by picture and seed, stratified when labelled. Without validation: a tenth of
-    train, said in `notes`.
+    `split_column` null means the column `split`, if there is one. Without any: 70/10/20 by picture and seed, stratified
+    when labelled. Without validation rows: a tenth of train, said in `notes`.
     """
     file = Path(file)
     frame = _read(file)
