@@ -7,8 +7,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from clipkit.runs.choices import groups, read_option
+from clipkit.runs.combinations import check_combination
+from clipkit.runs.compose import compose_config
 from clipkit.runs.signatures import _locate
-from clipkit.runs.validate import check_combination, compose_config
 
 OPTIONS = [(group, option) for group, options in groups().items() for option in options]
 ROOTS = {"data.root": "data.root=.", "data.file": "data.file=pyproject.toml"}

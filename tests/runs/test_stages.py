@@ -3,7 +3,8 @@
 from typing import Any
 
 from clipkit.runs.build import resolve_stages
-from clipkit.runs.validate import check_command_line, compose_config
+from clipkit.runs.compose import compose_config
+from clipkit.runs.validate import check_command_line
 
 
 def resolved(*overrides: str) -> Any:

@@ -31,7 +31,7 @@ def load(name: str | Path, *, trust: tuple[str, ...] = ()) -> Model:
             f"model={name}: neither a model folder nor a backbone; give a run's folder, or one of {', '.join(known)}"
         )
     from clipkit.runs.build import build_encoder
-    from clipkit.runs.validate import compose_config
+    from clipkit.runs.compose import compose_config
 
     config = compose_config("train", [f"backbone={name}"])
     return Model(build_encoder(config), None, ("a picture of {}",))

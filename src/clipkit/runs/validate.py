@@ -2,12 +2,10 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -17,16 +15,11 @@ from yaml import YAMLError
 
 from clipkit.errors import UserError
 from clipkit.runs.choices import group_of, groups
+from clipkit.runs.combinations import check_combination
+from clipkit.runs.compose import all_keys, compose_config, parent_of
 from clipkit.runs.signatures import annotation, arguments, describe, fits, nearest
 
-__all__ = ["check_combination", "check_command_line", "compose_config"]
-
-PATHS = ("data.root", "data.file", "data.manifest", "backbone.path", "base", "images")
-WAYS_OUT = {
-    "captions": "data=pairs or a data set with captions, or one with classes (templates make captions of them)",
-    "labels": "data=folder, data=emoji, or data=pairs with data.label_column=COLUMN",
-    "aligned": "backbone=emoji_clip, or backbone=checkpoint backbone.path=MODEL (an own run)",
-}
+__all__ = ["check_command_line"]
 
 
 STAGE_GROUP = re.compile(r"approach\.stages\.\w+\.(optimizer|scheduler)\.")
@@ -84,62 +77,6 @@ def check_command_line(command: str, overrides: Sequence[str]) -> list[str]:
     return [texts.get(text, text) for text in overrides]
 
 
-def check_combination(config: DictConfig) -> list[str]:
-    """What cannot work about a composed configuration, read from the YAMLs alone."""
-    problems = []
-    for key in _missing(config):
-        problems.append(f"{key} is needed: {key}=…")
-    for key in PATHS:
-        value = None if _is_missing(config, key) else OmegaConf.select(config, key, default=None)
-        named = key == "backbone.path" and value == "emoji_clip"
-        if isinstance(value, str) and not named and not Path(value).expanduser().exists():
-            problems.append(f"{key}={value}: no such file or folder")
-    model = None if _is_missing(config, "model") else OmegaConf.select(config, "model")
-    backbones = [name for name in groups()["backbone"] if name != "checkpoint"]
-    if model is not None and not Path(str(model)).exists() and model not in backbones:
-        problems.append(f"model={model}: neither a model folder nor a backbone ({', '.join(backbones)})")
-    if OmegaConf.select(config, "save.towers") == "pretrained":
-        problems += [
-            f"save.towers=pretrained leaves the towers out of model/, but stage {name} trains them: "
-            "use save.towers=inside"
-            for name, stage in (OmegaConf.select(config, "approach.stages") or {}).items()
-            if stage.epochs and (stage.train.image_groups or stage.train.text_groups)
-        ]
-    needs = list(OmegaConf.select(config, "approach.needs") or [])
-    provides = [*(OmegaConf.select(config, "data.provides") or [])]
-    provides += OmegaConf.select(config, "backbone.provides") or []
-    if OmegaConf.select(config, "data.label_column") is not None:
-        provides.append("labels")
-    if "labels" in provides:
-        provides.append("captions")  # by templates
-    for need in needs:
-        if need not in provides:
-            problems.append(
-                f"this approach needs {need}, which this choice of data and backbone has not: {WAYS_OUT[need]}"
-            )
-    bank, targets = OmegaConf.select(config, "approach.text_bank"), OmegaConf.select(config, "approach.targets")
-    if bank is True and targets != "multi_positive":
-        problems.append(f"approach.text_bank=true needs approach.targets=multi_positive, not {targets}")
-    share = OmegaConf.select(config, "data.max_broken")
-    if isinstance(share, float | int) and not 0 <= share <= 1:
-        problems.append(f"data.max_broken={share}: a share is expected, 0 … 1")
-    return problems
-
-
-def compose_config(command: str, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of a command, composed without running it."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    state = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module("clipkit.conf", version_base="1.3"):
-            return compose(command, overrides=list(overrides))
-    finally:
-        if state is not None:
-            GlobalHydra.instance().hydra = state
-
-
 def _parse(overrides: Sequence[str], problems: list[str]) -> list[Override]:
     parser, parsed = OverridesParser.create(), []
     for text in overrides:
@@ -177,14 +114,14 @@ def _check_key(override: Override, config: DictConfig, problems: list[str]) -> b
     if override.package is not None:
         problems.append(f"{_line(override)}: no group {key}; groups: {', '.join(groups())}")
         return False
-    parent, last = _parent(config, key)
+    parent, last = parent_of(config, key)
     known = _in_yaml(config, key)
     added = override.is_add() or override.is_force_add()
     target = parent.get("_target_") if isinstance(parent, DictConfig) else None
     if not known and not added:
         if _free(config, key):
             return True
-        names = sorted({*_flatten(config), *groups()})
+        names = sorted({*all_keys(config), *groups()})
         near = get_close_matches(key, names, n=1, cutoff=0.5) or [n for n in names if n.split(".")[-1] == last][:1]
         hint = f"; did you mean {near[0]}?" if near else f"; top-level keys: {', '.join(sorted(map(str, config)))}"
         problems.append(f"there is no key {override.key_or_group}{hint}")
@@ -213,19 +150,14 @@ def _line(override: Override) -> str:
 
 
 def _in_yaml(config: DictConfig, key: str) -> bool:
-    parent, last = _parent(config, key)
+    parent, last = parent_of(config, key)
     return isinstance(parent, DictConfig | ListConfig) and _has(parent, last)
 
 
 def _free(config: DictConfig, key: str) -> bool:
     """Keys below a mapping that is empty by default (optimizer.group_lr.image) may be anything."""
-    parent, _ = _parent(config, key)
+    parent, _ = parent_of(config, key)
     return isinstance(parent, DictConfig) and len(parent) == 0
-
-
-def _parent(config: DictConfig, key: str) -> tuple[Any, str]:
-    above, _, last = key.rpartition(".")
-    return (OmegaConf.select(config, above) if above else config), last
 
 
 def _has(parent: DictConfig | ListConfig, last: str) -> bool:
@@ -297,30 +229,6 @@ def _expand(overrides: Sequence[Override], texts: dict[str, str], limit: int = 6
                 variants = variants[:1]
         jobs = [[*job, text] for job in jobs for text in variants][:limit]
     return jobs
-
-
-def _missing(config: DictConfig) -> list[str]:
-    """Keys whose value is `???`."""
-    return [key for key in _flatten(config) if _is_missing(config, key)]
-
-
-def _is_missing(config: DictConfig, key: str) -> bool:
-    parent, last = _parent(config, key)
-    return isinstance(parent, DictConfig) and OmegaConf.is_missing(parent, last)
-
-
-def _flatten(config: Any, prefix: str = "") -> Iterable[str]:
-    for key in config:
-        name = f"{prefix}{key}"
-        yield name
-        if (
-            isinstance(key, str)
-            and not OmegaConf.is_missing(config, key)
-            and not OmegaConf.is_interpolation(config, key)
-        ):
-            value = config._get_node(key)
-            if isinstance(value, DictConfig) and not value._is_none():
-                yield from _flatten(value, f"{name}.")
 
 
 def _listed(problems: Sequence[str]) -> str:

@@ -1,0 +1,59 @@
+"""Which choices cannot work together, read from the composed YAML alone: nothing is imported or loaded."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from clipkit.runs.choices import groups
+from clipkit.runs.compose import is_missing, missing_keys
+
+__all__ = ["check_combination"]
+
+PATHS = ("data.root", "data.file", "data.manifest", "backbone.path", "base", "images")
+WAYS_OUT = {
+    "captions": "data=pairs or a data set with captions, or one with classes (templates make captions of them)",
+    "labels": "data=folder, data=emoji, or data=pairs with data.label_column=COLUMN",
+    "aligned": "backbone=emoji_clip, or backbone=checkpoint backbone.path=MODEL (an own run)",
+}
+
+
+def check_combination(config: DictConfig) -> list[str]:
+    """What cannot work about a composed configuration, read from the YAMLs alone."""
+    problems = []
+    for key in missing_keys(config):
+        problems.append(f"{key} is needed: {key}=…")
+    for key in PATHS:
+        value = None if is_missing(config, key) else OmegaConf.select(config, key, default=None)
+        named = key == "backbone.path" and value == "emoji_clip"
+        if isinstance(value, str) and not named and not Path(value).expanduser().exists():
+            problems.append(f"{key}={value}: no such file or folder")
+    model = None if is_missing(config, "model") else OmegaConf.select(config, "model")
+    backbones = [name for name in groups()["backbone"] if name != "checkpoint"]
+    if model is not None and not Path(str(model)).exists() and model not in backbones:
+        problems.append(f"model={model}: neither a model folder nor a backbone ({', '.join(backbones)})")
+    if OmegaConf.select(config, "save.towers") == "pretrained":
+        problems += [
+            f"save.towers=pretrained leaves the towers out of model/, but stage {name} trains them: "
+            "use save.towers=inside"
+            for name, stage in (OmegaConf.select(config, "approach.stages") or {}).items()
+            if stage.epochs and (stage.train.image_groups or stage.train.text_groups)
+        ]
+    needs = list(OmegaConf.select(config, "approach.needs") or [])
+    provides = [*(OmegaConf.select(config, "data.provides") or [])]
+    provides += OmegaConf.select(config, "backbone.provides") or []
+    if OmegaConf.select(config, "data.label_column") is not None:
+        provides.append("labels")
+    if "labels" in provides:
+        provides.append("captions")  # by templates
+    for need in needs:
+        if need not in provides:
+            problems.append(
+                f"this approach needs {need}, which this choice of data and backbone has not: {WAYS_OUT[need]}"
+            )
+    bank, targets = OmegaConf.select(config, "approach.text_bank"), OmegaConf.select(config, "approach.targets")
+    if bank is True and targets != "multi_positive":
+        problems.append(f"approach.text_bank=true needs approach.targets=multi_positive, not {targets}")
+    share = OmegaConf.select(config, "data.max_broken")
+    if isinstance(share, float | int) and not 0 <= share <= 1:
+        problems.append(f"data.max_broken={share}: a share is expected, 0 … 1")
+    return problems
