@@ -18,6 +18,7 @@ import torch
 from clipkit.approaches.base import Approach
 from clipkit.errors import UserError
 from clipkit.runs.command import Interrupted
+from clipkit.runs.progress import as_typed
 
 __all__ = ["CheckpointWriter", "StopSignals", "load_checkpoint", "newest_checkpoint"]
 
@@ -48,8 +49,7 @@ class StopSignals:
         """Raise `Interrupted` with the way to go on."""
         number = self.received or signal.SIGINT
         saved = (self.folder / "checkpoints" / "last.ckpt").is_file()
-        near = self.folder.relative_to(Path.cwd()) if self.folder.is_relative_to(Path.cwd()) else self.folder
-        how = f"Continue with: python -m clipkit.train resume={near}"
+        how = f"Continue with: python -m clipkit.train resume={as_typed(self.folder)}"
         message = f"stopped{where}. {how}" if saved else f"stopped{where}, before the first checkpoint. {how}"
         raise Interrupted(message, 128 + number)
 

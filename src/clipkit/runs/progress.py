@@ -3,16 +3,22 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-__all__ = ["ProgressReporter", "TrainingProgress", "console"]
+__all__ = ["ProgressReporter", "TrainingProgress", "as_typed", "console"]
 
 console = Console(highlight=False)
 LINE_EVERY_S = 15.0
+
+
+def as_typed(folder: Path) -> Path:
+    """The folder as a person would type it: relative where it lies below the current one."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _bar() -> Progress:

@@ -20,7 +20,7 @@ from clipkit.evaluation import EVALUATORS, Evaluator, Result, evaluate
 from clipkit.models.model import Model
 from clipkit.plots import curves
 from clipkit.runs.metrics_file import read_metrics
-from clipkit.runs.progress import ProgressReporter, console
+from clipkit.runs.progress import ProgressReporter, as_typed, console
 from clipkit.runs.record import Run
 from clipkit.runs.report import metrics_table, write_report
 
@@ -145,7 +145,7 @@ def title(config: DictConfig) -> str:
 
 def opening(run: Run, config: DictConfig, data: PairData, notes: Sequence[str]) -> None:
     """Say what is about to happen."""
-    console.print(f"[bold]{title(config)}[/bold]  seed {config.seed}  →  {_near(run.folder)}", soft_wrap=True)
+    console.print(f"[bold]{title(config)}[/bold]  seed {config.seed}  →  {as_typed(run.folder)}", soft_wrap=True)
     counts = ", ".join(f"{split} {len(data.split(split)):,}" for split in ("train", "val", "test"))
     console.print(f"  pictures: {counts}")
     for note in notes:
@@ -162,15 +162,10 @@ def places(run: Run) -> dict[str, str]:
     """Where things are, and how long it took."""
     wall = run.about.get("wall_s", 0) + run.about.get("earlier_wall_s", 0)
     known = {"report": "report.html", "model": "model", "numbers": "metrics.json"}
-    found = {what: str(_near(run.folder) / name) for what, name in known.items() if (run.folder / name).exists()}
+    found = {what: str(as_typed(run.folder) / name) for what, name in known.items() if (run.folder / name).exists()}
     if "model" in found:
-        found["use it"] = f'clipkit.load("{_near(run.folder)}")'
+        found["use it"] = f'clipkit.load("{as_typed(run.folder)}")'
     return {**found, "took": f"{wall:.0f} s, {run.about.get('peak_memory_mb', 0) / 1000:.1f} GB of memory at most"}
-
-
-def _near(folder: Path) -> Path:
-    """The folder as a person would type it: relative where it lies below the current one."""
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _log_figures(logger: Any, figures: Mapping[str, Figure]) -> None:
