@@ -15,7 +15,15 @@ from clipkit.data.datamodule import PairData
 from clipkit.errors import UserError
 from clipkit.models.dual_encoder import DualEncoder
 
-__all__ = ["build_approach", "build_data", "build_encoder", "build_loggers", "build_trainer", "resolve_stages"]
+__all__ = [
+    "build_approach",
+    "build_data",
+    "build_encoder",
+    "build_loggers",
+    "build_trainer",
+    "resolve_stages",
+    "training_captions",
+]
 
 NOT_FOR_TRAINER = ("precision", "threads", "frozen_precision", "checkpoint_minutes")  # read by runs/
 FOR_PEOPLE = ("needs", "provides")  # read by the command line's check, not by the classes
@@ -68,6 +76,20 @@ def build_data(config: DictConfig, encoder: DualEncoder) -> PairData:
     data = make(preprocess=encoder.preprocess, tokenize=encoder.tokenize)
     assert isinstance(data, PairData)
     return data
+
+
+def training_captions(config: DictConfig) -> list[str]:
+    """Every training caption of `config.data`, templates filled in, once for each picture that has it; no encoder."""
+
+    def not_needed(*_: Any) -> Any:
+        raise AssertionError("captions need neither pixels nor tokens")
+
+    data = _instantiate(_constructor(config.data))(preprocess=not_needed, tokenize=not_needed)
+    assert isinstance(data, PairData)
+    found = [caption for captions in data.split("train").table["captions"].to_pylist() for caption in captions]
+    if not found:
+        raise UserError(f"{data.records.name} has no training captions")
+    return found
 
 
 def build_approach(config: DictConfig, encoder: DualEncoder) -> tuple[Approach, list[str]]:
