@@ -23,6 +23,7 @@ def main(config: DictConfig) -> float | None:
     from clipkit.runs.checkpoints import StopSignals
     from clipkit.runs.progress import ProgressReporter
     from clipkit.runs.record import Run
+    from clipkit.runs.tokenizers import settle_tokenizer
     from clipkit.runs.training import train_stages
 
     overrides = list(HydraConfig.get().overrides.task)
@@ -38,13 +39,19 @@ def main(config: DictConfig) -> float | None:
     with signals.watching(), run.recording():
         machine.set_seed(config.seed)
         device = machine.choose_device(config.trainer.accelerator)
+        notes = settle_tokenizer(config)
         encoder = build.build_encoder(config)
         encoder.frozen_dtype = machine.frozen_dtype(config.trainer.frozen_precision)
         data = build.build_data(config, encoder)
-        approach, notes = build.build_approach(config, encoder)
+        approach, decided = build.build_approach(config, encoder)
         broken, total = data.find_broken()
         refuse_if_broken(broken, total, data.max_broken, run.write_broken(broken))
-        notes = [*data.records.notes, *notes, *([f"{len(broken)} broken pictures are skipped"] if broken else [])]
+        notes = [
+            *data.records.notes,
+            *notes,
+            *decided,
+            *([f"{len(broken)} broken pictures are skipped"] if broken else []),
+        ]
         results.opening(run, config, data, notes)
 
         with ProgressReporter().showing() as progress:

@@ -244,7 +244,7 @@ def test_an_interrupted_save_leaves_the_old_model(saved: Path, error: BaseExcept
     def stop(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(newer.encoder.text.tokenizer, "save_pretrained", stop)
+    monkeypatch.setattr(newer.encoder.text.tokenizer, "save", stop)
     with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt):
         save_model(newer, saved)
     assert_same(load_model(saved), model())

@@ -83,7 +83,7 @@ def test_pooled_stages_join_the_averages_of_the_last_groups(name: str) -> None:
         assert torch.equal(joined.tail(joined.trunk(x, groups=groups), groups=groups), feature), groups
 
 
-@pytest.mark.parametrize(("name", "stages"), [("test_efficientnet", 99), ("test_convnext", 1)])
+@pytest.mark.parametrize(("name", "stages"), [("test_efficientnet", 99), ("test_mambaout", 1)])
 def test_more_pooled_stages_than_a_model_has_is_a_user_error(name: str, stages: int) -> None:
     with pytest.raises(UserError, match=f"pooled_stages={stages}"):
         TimmImageTower(name, image_size=64, pooled_stages=stages)

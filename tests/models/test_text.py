@@ -78,13 +78,13 @@ def test_a_text_beyond_the_length_limit_is_cut_and_keeps_its_end_token() -> None
     tokens = tower.tokenize([short, long])
     assert tokens["input_ids"].shape == (2, 10)
     assert torch.equal(tokens["input_ids"][0], tokens["input_ids"][1])
-    assert tower.tokenizer.convert_ids_to_tokens(tokens["input_ids"][1])[-1] == "</s>"
+    assert tower.tokenizer.tokenizer.convert_ids_to_tokens(tokens["input_ids"][1])[-1] == "</s>"
 
 
 def test_minilm_texts_beyond_the_length_limit_keep_their_end_token(minilm: TransformersTextTower) -> None:
     tokens = minilm.tokenize(["word " * 100])
     assert tokens["input_ids"].shape == (1, 32)
-    assert int(tokens["input_ids"][0, -1]) == minilm.tokenizer.sep_token_id
+    assert int(tokens["input_ids"][0, -1]) == minilm.tokenizer.eos_id
 
 
 @torch.no_grad()

@@ -98,9 +98,9 @@ class Approach(pl.LightningModule):
         names = list(self.stages)
         begun = [self.stages[name].train for name in names[: names.index(self.stage_name) + 1]]
         untouched = []
-        if all(trained.image_groups == 0 for trained in begun):
+        if all(trained.image_frozen for trained in begun):
             untouched.append("encoder.image.model.")
-        if all(trained.text_groups == 0 for trained in begun):
+        if all(trained.text_frozen for trained in begun):
             untouched.append("encoder.text.model.")
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(tuple(untouched))}

@@ -94,9 +94,9 @@ class Contrastive(Approach):
         super().enter(name, features)
         data, trained = features.data, self.stage.train
         freeze(self.encoder, trained)
-        text = features.text() if trained.text_groups == 0 else None
+        text = features.text() if trained.text_frozen else None
         image = None
-        if trained.image_groups == 0:
+        if trained.image_frozen:
             image = {"train": features.image("train", views=self.stage.views)}
             if len(data.split("val")):
                 image["val"] = features.image("val")
@@ -194,18 +194,15 @@ class Contrastive(Approach):
 
     def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """[B, D] and [M, D] embeddings of a batch, from pixels and tokens or from stored features."""
-        groups = self.stage.train.image_groups
-        count = self.encoder.image.num_groups if groups == "all" else int(groups)
+        encoder, trained = self.encoder, self.stage.train
         if "trunk" in batch:
-            features = self.encoder.tail(batch["trunk"], groups=0)
-        elif groups == "all":
-            features = self.encoder.image(batch["image"])
+            features = encoder.tail(batch["trunk"], groups=0)
         else:
-            features = self.encoder.tail(self.encoder.trunk(batch["image"], groups=count), groups=count)
+            features = trained.image_features(encoder, batch["image"])
         if "text_features" in batch:
-            text_features = self.encoder.text.finish(batch["text_features"])
+            text_features = encoder.text.finish(batch["text_features"])
         else:
-            text_features = self.encoder.text(batch["text"])
+            text_features = trained.text_features(encoder, batch["text"])
         return self.encoder.project_image(features), self.encoder.project_text(text_features)
 
     def _batch_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor) -> Tensor:

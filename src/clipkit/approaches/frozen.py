@@ -45,7 +45,7 @@ class FrozenFeatures:
         key = {
             "what": "image",
             "weights": tensors_fingerprint(dict(self.encoder.image.model.state_dict())),
-            "tower": json.dumps({**self.encoder.image.arguments, "standardize": None}, sort_keys=True),
+            "tower": json.dumps({**self.encoder.image.spec("inside"), "standardize": None}, sort_keys=True),
             "dtype": str(self.encoder.frozen_dtype),
             "computed_by": self._computed_by(),
             "records": records.fingerprint,
@@ -74,7 +74,7 @@ class FrozenFeatures:
         key = {
             "what": "text",
             "weights": tensors_fingerprint(dict(self.encoder.text.model.state_dict())),
-            "tower": [self.encoder.text.pooling, self.encoder.text.max_length, str(self.encoder.text.model.config)],
+            "tower": json.dumps({**self.encoder.text.spec("inside"), "standardize": None}, sort_keys=True),
             "computed_by": self._computed_by(),
             "tokens": tensors_fingerprint(self.encoder.tokenize(texts[:64].to_pylist()) if len(texts) else {}),
             "texts": fingerprint(texts.to_pylist()),

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from clipkit.models.image import TimmImageTower
+from clipkit.errors import UserError
 from clipkit.models.preprocess import ImagePreprocess
-from clipkit.models.text import TransformersTextTower
+from clipkit.models.towers import ImageTower, TextTower, Towers
 
 __all__ = ["DualEncoder"]
 
-MAX_LOG_SCALE = math.log(100)
 Projection = Callable[[int], nn.Module]  # from a feature width, one of `clipkit.models.projection`
 
 
@@ -28,39 +27,51 @@ class DualEncoder(nn.Module):
         image: the image tower.
         text: the text tower.
         projection: called with each tower's feature width, makes its projection.
+        text_projection: makes the text tower's, where it is of another kind.
         text_dropout: dropout of the text projection where it differs from the image's.
-        temperature: where the learned temperature starts; `logit_scale` is −ln of it, kept in [0, ln 100].
+        temperature: where the learned temperature starts; `logit_scale` is −ln of it.
+        max_logit_scale: largest exp(`logit_scale`) after a training step; null: no limit. The smallest is 1.
+        logit_bias: added to every logit (the sigmoid loss of SigLIP learns it); null: none.
         aligned: the two towers have been trained together.
     """
 
     def __init__(
         self,
-        image: TimmImageTower,
-        text: TransformersTextTower,
+        image: ImageTower,
+        text: TextTower,
         *,
         projection: Projection,
+        text_projection: Projection | None = None,
         text_dropout: float | None = None,
         temperature: float = 0.07,
+        max_logit_scale: float | None = 100.0,
+        logit_bias: float | None = None,
         aligned: bool = False,
     ) -> None:
         super().__init__()
         self.image = image
         self.text = text
         self.image_projection: Any = projection(image.feature_dim)
-        self.text_projection: Any = projection(text.feature_dim)
+        self.text_projection: Any = (text_projection or projection)(text.feature_dim)
+        if self.image_projection.embed_dim != self.text_projection.embed_dim:
+            raise UserError(
+                f"the projections do not meet in one space: {self.image_projection.embed_dim} dimensions for pictures, "
+                f"{self.text_projection.embed_dim} for texts"
+            )
         if text_dropout is not None:
             for module in self.text_projection.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = text_dropout
-        self.text_dropout = text_dropout
+        self.text_dropout, self.max_logit_scale = text_dropout, max_logit_scale
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.logit_bias = None if logit_bias is None else nn.Parameter(torch.tensor(float(logit_bias)))
         self.aligned = aligned
         self.frozen_dtype: torch.dtype | None = None
 
     @property
     def embed_dim(self) -> int:
         """Width of the shared embedding space."""
-        return int(self.image_projection.arguments["embed_dim"])
+        return int(self.image_projection.embed_dim)
 
     @property
     def feature_dim(self) -> int:
@@ -88,15 +99,27 @@ class DualEncoder(nn.Module):
         """[B, 3, S, S] -> [B, F], before the projection, not normalised."""
         return self.tail(self.trunk(pixels, groups=0), groups=0)
 
-    def trunk(self, pixels: Tensor, *, groups: int) -> dict[str, Tensor]:
+    def trunk(self, pixels: Tensor, *, groups: int, end: bool = False) -> dict[str, Tensor]:
         """The image tower's frozen half, without gradient, in `frozen_dtype` if one is set."""
-        dtype = self.frozen_dtype
-        with torch.no_grad(), torch.autocast(pixels.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-            return {name: value.float() for name, value in self.image.trunk(pixels, groups=groups).items()}
+        with torch.no_grad(), self._frozen_precision(pixels.device):
+            return {name: value.float() for name, value in self.image.trunk(pixels, groups=groups, end=end).items()}
 
     def tail(self, state: dict[str, Tensor], *, groups: int) -> Tensor:
         """The image tower's last `groups` groups on what `trunk` returned -> [B, F]."""
         return self.image.tail(state, groups=groups)
+
+    def text_trunk(self, tokens: dict[str, Tensor], *, groups: int, end: bool = False) -> dict[str, Tensor]:
+        """The text tower's frozen half, without gradient."""
+        with torch.no_grad():
+            return self.text.trunk(tokens, groups=groups, end=end)
+
+    def text_tail(self, state: dict[str, Tensor], *, groups: int) -> Tensor:
+        """The text tower's last `groups` groups on what `text_trunk` returned -> [M, F]."""
+        return self.text.tail(state, groups=groups)
+
+    def _frozen_precision(self, device: torch.device) -> torch.autocast:
+        dtype = self.frozen_dtype
+        return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
     def project_image(self, features: Tensor) -> Tensor:
         """[B, F] image features -> [B, D], rows of unit length."""
@@ -106,10 +129,15 @@ class DualEncoder(nn.Module):
         """[M, F] text features -> [M, D], rows of unit length."""
         return normalize(self.text_projection(features).float(), dim=-1)
 
+    def logits(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
+        """[B, D] and [M, D], rows of unit length -> scaled cosines [B, M], plus the bias if the model has one."""
+        logits = self.logit_scale.exp() * image_embeds @ text_embeds.T
+        return logits if self.logit_bias is None else logits + self.logit_bias
+
     def clamp_logit_scale(self) -> None:
-        """Keep the temperature's logarithm in [0, ln 100] (after each optimiser step)."""
+        """Keep exp(`logit_scale`) in 1 … `max_logit_scale` (after each optimiser step)."""
         with torch.no_grad():
-            self.logit_scale.clamp_(0, MAX_LOG_SCALE)
+            self.logit_scale.clamp_(0, None if self.max_logit_scale is None else math.log(self.max_logit_scale))
 
     def train(self, mode: bool = True) -> "DualEncoder":
         """Training mode for what is trained; modules without a trained weight stay in eval mode."""
@@ -127,32 +155,21 @@ class DualEncoder(nn.Module):
                 self.text.eval()
         return self
 
-    def spec(self, *, towers: str = "inside") -> dict[str, Any]:
+    def spec(self, *, towers: Towers = "inside") -> dict[str, Any]:
         """What rebuilds this encoder, as plain containers.
 
         Args:
             towers: "inside" if the weights file will hold the towers, "pretrained" if they are loaded as they were.
         """
         return {
-            "image": {
-                "_target_": "clipkit.models.image.TimmImageTower",
-                **self.image.arguments,
-                "pretrained": towers == "pretrained",
-            },
-            "text": {"_target_": "clipkit.models.text.TransformersTextTower", **self._text_spec(towers)},
+            "image": self.image.spec(towers),
+            "text": self.text.spec(towers),
             "projection": _projection_spec(self.image_projection),
+            "text_projection": _projection_spec(self.text_projection),
             "text_dropout": self.text_dropout,
+            "max_logit_scale": self.max_logit_scale,
+            "logit_bias": None if self.logit_bias is None else 0.0,
         }
-
-    def _text_spec(self, towers: str) -> dict[str, Any]:
-        arguments = dict(self.text.arguments)
-        if towers == "pretrained":
-            return {**arguments, "pretrained": True}
-        config = self.text.model.config.to_diff_dict()
-        drop = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
-        config = {key: value for key, value in config.items() if key not in drop}
-        model_type = self.text.model.config.model_type
-        return {**arguments, "name": None, "config": {"model_type": model_type, **config}, "tokenizer": "tokenizer"}
 
 
 def _projection_spec(projection: Any) -> dict[str, Any]:

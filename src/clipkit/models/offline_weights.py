@@ -6,14 +6,14 @@ Install: pip install "clipkit-train[offline]"
 import hashlib
 from importlib import util
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from clipkit.errors import UserError
 
-__all__ = ["offline_image_weights", "offline_text_folder"]
+__all__ = ["known_text_config", "offline_image_weights", "offline_text_folder", "offline_vocabulary"]
 
 
 class OfflineTower(NamedTuple):
@@ -35,6 +35,23 @@ TEXT = {
         "model/model.safetensors",
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     )
+}
+
+UNCASED = ("bert-base-uncased", "distilbert-base-uncased")
+
+ROBERTA = {"model_type": "roberta", "vocab_size": 50_265, "max_position_embeddings": 514, "type_vocab_size": 1}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "distilbert-base-uncased": {"model_type": "distilbert"},
+    "bert-base-uncased": {"model_type": "bert"},
+    "roberta-base": {**ROBERTA, "layer_norm_eps": 1e-5},
+    "distilroberta-base": {**ROBERTA, "layer_norm_eps": 1e-5, "num_hidden_layers": 6},
+    "all-MiniLM-L6-v2": {
+        "model_type": "bert",
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+    },
 }
 
 
@@ -59,6 +76,21 @@ def offline_text_folder(name: str) -> Path | None:
     """The transformers folder of a text model inside its package; None if no installed package holds it."""
     file = _installed(TEXT.get(name))
     return None if file is None else file.parent
+
+
+def offline_vocabulary(name: str) -> Path | None:
+    """The folder of an installed package whose tokenizer is that of a named model; None if there is none.
+
+    MiniLM reads the same uncased WordPiece vocabulary of 30,522 tokens as BERT and DistilBERT.
+    """
+    if name.removeprefix("google-bert/").removeprefix("distilbert/") in UNCASED:
+        name = "sentence-transformers/all-MiniLM-L6-v2"
+    return offline_text_folder(name)
+
+
+def known_text_config(name: str) -> dict[str, Any] | None:
+    """The architecture of a well-known text model, so that it can be trained from scratch without asking a hub."""
+    return CONFIGS.get(name.split("/")[-1])
 
 
 def _installed(tower: OfflineTower | None) -> Path | None:

@@ -5,7 +5,20 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-__all__ = ["LinearMLPProjection", "LinearProjection", "ResidualMLPProjection"]
+__all__ = ["IdentityProjection", "LinearMLPProjection", "LinearProjection", "MLPProjection", "ResidualMLPProjection"]
+
+
+class IdentityProjection(nn.Module):
+    """The tower's feature is the embedding (SigLIP; CLIP's ResNets, whose pooling projects)."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.arguments: dict[str, Any] = {}
+        self.embed_dim = in_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, in_features] -> the same."""
+        return features
 
 
 class LinearProjection(nn.Module):
@@ -13,6 +26,7 @@ class LinearProjection(nn.Module):
 
     def __init__(self, in_features: int, embed_dim: int, *, dropout: float = 0.0, bias: bool = False) -> None:
         super().__init__()
+        self.embed_dim = embed_dim
         self.arguments: dict[str, Any] = {"embed_dim": embed_dim, "dropout": dropout, "bias": bias}
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_features, embed_dim, bias=bias)
@@ -23,11 +37,34 @@ class LinearProjection(nn.Module):
         return projected
 
 
+class MLPProjection(nn.Module):
+    """Linear, GELU, linear: the projection of some open_clip models.
+
+    Args:
+        bias: of the first and of the second layer.
+    """
+
+    def __init__(
+        self, in_features: int, embed_dim: int, *, hidden: int, bias: tuple[bool, bool] = (True, False)
+    ) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.arguments: dict[str, Any] = {"embed_dim": embed_dim, "hidden": hidden, "bias": list(bias)}
+        self.input = nn.Linear(in_features, hidden, bias=bias[0])
+        self.output = nn.Linear(hidden, embed_dim, bias=bias[1])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, in_features] -> [B, embed_dim], not normalised."""
+        projected: Tensor = self.output(gelu(self.input(features)))
+        return projected
+
+
 class ResidualMLPProjection(nn.Module):
     """`p = Linear(x); LayerNorm(p + Dropout(Linear(GELU(p))))`."""
 
     def __init__(self, in_features: int, embed_dim: int, *, dropout: float = 0.1, bias: bool = True) -> None:
         super().__init__()
+        self.embed_dim = embed_dim
         self.arguments: dict[str, Any] = {"embed_dim": embed_dim, "dropout": dropout, "bias": bias}
         self.input = nn.Linear(in_features, embed_dim, bias=bias)
         self.hidden = nn.Linear(embed_dim, embed_dim, bias=bias)
@@ -51,6 +88,7 @@ class LinearMLPProjection(nn.Module):
         self, in_features: int, embed_dim: int, *, hidden: int = 512, dropout: float = 0.5, bias: bool = True
     ) -> None:
         super().__init__()
+        self.embed_dim = embed_dim
         self.arguments: dict[str, Any] = {"embed_dim": embed_dim, "hidden": hidden, "dropout": dropout, "bias": bias}
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_features, embed_dim, bias=bias)

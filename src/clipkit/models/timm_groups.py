@@ -1,7 +1,7 @@
 """Where a timm model can be cut: a stem, groups (stages or blocks), and an end that pools.
 
-A group is what freezing counts: a stage of EfficientNet or ResNet, a block of a ViT. A model of another
-family is one single group: it can be frozen or trained as a whole.
+A group is what freezing counts: a block of a ViT, a stage of a ResNet, RegNet, ConvNeXt, Swin, EfficientNet or
+MobileNet. A model of another family has no groups: it is frozen or trained as a whole.
 """
 
 from collections.abc import Callable
@@ -10,58 +10,102 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import AttentionPool2d
 from torch import Tensor, nn
 
 from clipkit.errors import UserError
+from clipkit.models.weights import is_uninitialized
 
-__all__ = ["Groups", "merge_batchnorm", "split"]
+__all__ = ["Groups", "add_attention_pool", "merge_batchnorm", "split"]
+
+
+def _call(group: nn.Module, feature_map: Tensor) -> Tensor:
+    output: Tensor = group(feature_map)
+    return output
 
 
 @dataclass(frozen=True)
 class Groups:
+    """An image model in pieces: `end(groups[-1](… groups[0](stem(pixels))))` is its pooled feature.
+
+    Attributes:
+        stem: normalised pixels -> the first map.
+        groups: in order.
+        end: the last map -> [B, F].
+        end_modules: trained together with the last group.
+        pool: any group's output -> [B, channels]; None: groups are not pooled apart.
+        run: how a group is called, where it takes more than the map.
+    """
+
     stem: Callable[[Tensor], Tensor]
     groups: list[nn.Module]
-    end: Callable[[Tensor], Tensor]  # the last map -> [B, F]
-    end_modules: list[nn.Module]  # trained together with the last group
-    pool: Callable[[Tensor], Tensor] | None  # any group's output -> [B, channels]; None: not pooled apart
+    end: Callable[[Tensor], Tensor]
+    end_modules: list[nn.Module]
+    pool: Callable[[Tensor], Tensor] | None
+    run: Callable[[nn.Module, Tensor], Tensor] = _call
+
+
+@dataclass(frozen=True)
+class Family:
+    """Attribute names of a family's pieces: what runs before the groups, the groups, what runs after them."""
+
+    stem: tuple[str, ...]
+    groups: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    head: tuple[str, ...] = ("head",)  # modules that `forward_head` runs, beside the classifier
+    axes: tuple[int, ...] = (2, 3)  # of a map, over which it is pooled
+
+
+def _families() -> dict[type, Family]:
+    models: Any = timm.models
+    return {
+        models.efficientnet.EfficientNet: Family(("conv_stem", "bn1"), ("blocks",), ("conv_head", "bn2"), ()),
+        models.mobilenetv3.MobileNetV3: Family(("conv_stem", "bn1"), ("blocks",), (), ("conv_head", "norm_head")),
+        models.resnet.ResNet: Family(
+            ("conv1", "bn1", "act1", "maxpool"), ("layer1", "layer2", "layer3", "layer4"), (), ()
+        ),
+        models.regnet.RegNet: Family(("stem",), ("s1", "s2", "s3", "s4"), ("final_conv",)),
+        models.byobnet.ByobNet: Family(("stem",), ("stages",), ("final_conv",)),
+        models.convnext.ConvNeXt: Family(("stem",), ("stages",), ("norm_pre",)),
+        models.swin_transformer.SwinTransformer: Family(("patch_embed",), ("layers",), ("norm",), axes=(1, 2)),
+        models.swin_transformer_v2.SwinTransformerV2: Family(("patch_embed",), ("layers",), ("norm",), axes=(1, 2)),
+    }
 
 
 def split(model: nn.Module) -> Groups:
     """The groups of a timm model created with `num_classes=0`."""
-    known: dict[type, Callable[[Any], Groups]] = {
-        timm.models.efficientnet.EfficientNet: _efficientnet,
-        timm.models.resnet.ResNet: _resnet,
-        timm.models.vision_transformer.VisionTransformer: _vision_transformer,
-    }
-    for family, cut in known.items():
-        if isinstance(model, family):
-            return cut(model)
-    return Groups(lambda x: x, [model], lambda x: x, [], None)
+    if isinstance(model, timm.models.vision_transformer.VisionTransformer):
+        return _vision_transformer(model)
+    if isinstance(model, timm.models.eva.Eva) and not getattr(model, "rope_mixed", False):
+        return _eva(model)
+    for kind, family in _families().items():
+        if isinstance(model, kind):
+            return _by_family(model, family)
+    return Groups(lambda x: _call(model, x), [], lambda x: x, [], None)
 
 
-def _average(feature_map: Tensor) -> Tensor:
-    return feature_map.mean((2, 3))
+def _by_family(model: Any, family: Family) -> Groups:
+    def piece(names: tuple[str, ...]) -> list[nn.Module]:
+        found = [getattr(model, name, None) for name in names]
+        return [module for module in found if isinstance(module, nn.Module)]
 
-
-def _efficientnet(model: Any) -> Groups:
+    stem, after = piece(family.stem), piece(family.after)
+    groups = piece(family.groups)
+    if len(groups) == 1:
+        groups = list(groups[0])  # type: ignore[call-overload]  # a sequence of stages
     return Groups(
-        stem=lambda x: model.bn1(model.conv_stem(x)),
-        groups=list(model.blocks),
-        end=lambda x: model.forward_head(model.bn2(model.conv_head(x)), pre_logits=True),
-        end_modules=[model.conv_head, model.bn2],
-        pool=_average,
+        stem=lambda x: _chain(stem, x),
+        groups=groups,
+        end=lambda x: model.forward_head(_chain(after, x), pre_logits=True),
+        end_modules=[*after, *piece(family.head)],
+        pool=lambda x: x.mean(family.axes),
     )
 
 
-def _resnet(model: Any) -> Groups:
-    stages = [model.layer1, model.layer2, model.layer3, model.layer4]
-    return Groups(
-        stem=lambda x: model.maxpool(model.act1(model.bn1(model.conv1(x)))),
-        groups=stages,
-        end=lambda x: model.forward_head(x, pre_logits=True),
-        end_modules=[],
-        pool=_average,
-    )
+def _chain(modules: list[nn.Module], x: Tensor) -> Tensor:
+    for module in modules:
+        x = module(x)
+    return x
 
 
 def _vision_transformer(model: Any) -> Groups:
@@ -72,6 +116,31 @@ def _vision_transformer(model: Any) -> Groups:
         end_modules=[m for m in (model.norm, model.fc_norm, model.attn_pool) if m is not None],
         pool=lambda tokens: tokens.mean(1),
     )
+
+
+def _eva(model: Any) -> Groups:
+    return Groups(
+        stem=lambda x: model.norm_pre(model._pos_embed(model.patch_embed(x))[0]),
+        groups=list(model.blocks),
+        end=lambda x: model.forward_head(model.norm(x), pre_logits=True),
+        end_modules=[m for m in (model.norm, model.fc_norm, model.attn_pool) if m is not None],
+        pool=lambda tokens: tokens.mean(1),
+        run=lambda block, x: block(x, rope=None if model.rope is None else model.rope.get_embed()),
+    )
+
+
+def add_attention_pool(model: Any, image_size: int) -> None:
+    """Pool a convolutional model by attention instead of the mean, as CLIP's ResNets do; in place.
+
+    Raises:
+        UserError: the model gives no map of channels × height × width.
+    """
+    model.reset_classifier(0, "")
+    with torch.no_grad():
+        shape = model.eval()(torch.zeros(1, 3, image_size, image_size)).shape
+    if len(shape) != 4 or shape[1] != model.num_features:
+        raise UserError("attention_pool=true does not suit this image model: it gives no map of channels to pool")
+    model.global_pool = AttentionPool2d(shape[1], feat_size=tuple(shape[2:]))
 
 
 def merge_batchnorm(model: nn.Module, image_size: int) -> None:
@@ -97,6 +166,8 @@ def merge_batchnorm(model: nn.Module, image_size: int) -> None:
                         setattr(parent, name, _merge(convolution, child))
                     convolution = None
         after = model(probe)
+    if is_uninitialized():
+        return
     if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
         raise UserError("fold_batchnorm=true does not suit this image model: its BatchNorms do not follow convolutions")
 

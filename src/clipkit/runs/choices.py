@@ -7,9 +7,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-__all__ = ["conf_root", "group_of", "groups", "read_option"]
+__all__ = ["NAMES_ELSEWHERE", "conf_root", "group_of", "groups", "named_backbones", "read_option"]
 
 HIDDEN = ("shared",)
+NEED_MORE = ("checkpoint", "hf_clip", "open_clip")  # backbones that their name alone does not make
+NAMES_ELSEWHERE = ("hf:", "open_clip:")  # how a model of another library is named
 
 
 def conf_root() -> Path:
@@ -38,3 +40,8 @@ def group_of(key: str) -> str | None:
 def read_option(group: str, option: str) -> Any:
     """The YAML of one option, uncomposed."""
     return OmegaConf.load(conf_root() / group / f"{option}.yaml")
+
+
+def named_backbones() -> tuple[str, ...]:
+    """Backbones that can stand where a model is asked for."""
+    return tuple(option for option in groups()["backbone"] if option not in NEED_MORE)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from clipkit.runs.choices import groups
+from clipkit.runs.choices import NAMES_ELSEWHERE, named_backbones
 from clipkit.runs.compose import is_missing, missing_keys
 
 __all__ = ["check_combination"]
@@ -13,7 +13,7 @@ PATHS = ("data.root", "data.file", "data.manifest", "backbone.path", "base", "im
 WAYS_OUT = {
     "captions": "data=pairs or a data set with captions, or one with classes (templates make captions of them)",
     "labels": "data=folder, data=emoji, or data=pairs with data.label_column=COLUMN",
-    "aligned": "backbone=emoji_clip, or backbone=checkpoint backbone.path=MODEL (an own run)",
+    "aligned": "backbone=emoji_clip, backbone=checkpoint backbone.path=MODEL (an own run), backbone=hf_clip, open_clip",
 }
 
 
@@ -28,19 +28,18 @@ def check_combination(config: DictConfig) -> list[str]:
         if isinstance(value, str) and not named and not Path(value).expanduser().exists():
             problems.append(f"{key}={value}: no such file or folder")
     model = None if is_missing(config, "model") else OmegaConf.select(config, "model")
-    backbones = [name for name in groups()["backbone"] if name != "checkpoint"]
-    if model is not None and not Path(str(model)).exists() and model not in backbones:
-        problems.append(f"model={model}: neither a model folder nor a backbone ({', '.join(backbones)})")
+    named = model is None or str(model).startswith(NAMES_ELSEWHERE) or model in named_backbones()
+    if not named and not Path(str(model)).exists():
+        problems.append(
+            f"model={model}: neither a model folder nor hf:NAME, open_clip:ARCH/TAG or a backbone "
+            f"({', '.join(named_backbones())})"
+        )
     if OmegaConf.select(config, "save.towers") == "pretrained":
-        problems += [
-            f"save.towers=pretrained leaves the towers out of model/, but stage {name} trains them: "
-            "use save.towers=inside"
-            for name, stage in (OmegaConf.select(config, "approach.stages") or {}).items()
-            if stage.epochs and (stage.train.image_groups or stage.train.text_groups)
-        ]
+        problems += _towers_that_must_be_saved(config)
     needs = list(OmegaConf.select(config, "approach.needs") or [])
     provides = [*(OmegaConf.select(config, "data.provides") or [])]
-    provides += OmegaConf.select(config, "backbone.provides") or []
+    fresh = OmegaConf.select(config, "backbone.pretrained") is False
+    provides += [] if fresh else OmegaConf.select(config, "backbone.provides") or []
     if OmegaConf.select(config, "data.label_column") is not None:
         provides.append("labels")
     if "labels" in provides:
@@ -57,3 +56,17 @@ def check_combination(config: DictConfig) -> list[str]:
     if isinstance(share, float | int) and not 0 <= share <= 1:
         problems.append(f"data.max_broken={share}: a share is expected, 0 … 1")
     return problems
+
+
+def _towers_that_must_be_saved(config: DictConfig) -> list[str]:
+    """Why `save.towers=pretrained`, which leaves the towers out of `model/`, would lose them."""
+    said = "save.towers=pretrained leaves the towers out of model/, but"
+    if str(OmegaConf.select(config, "backbone._target_")).endswith("open_clip_model"):
+        return [f"{said} those of open_clip are not found again by name: use save.towers=inside"]
+    stages = OmegaConf.select(config, "approach.stages") or {}
+    trained = [
+        name
+        for name, stage in stages.items()
+        if stage.epochs and (stage.train.image_groups or stage.train.text_groups or stage.train.norms != "groups")
+    ]
+    return [f"{said} stage {name} trains them: use save.towers=inside" for name in trained]

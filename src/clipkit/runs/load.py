@@ -1,19 +1,24 @@
 """`clipkit.load`: one resolver of model names for every command and notebook."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from clipkit.errors import UserError
+from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.folder import load_model
 from clipkit.models.model import Model
 
 __all__ = ["load"]
+
+CLIP_TEMPLATES = ("a photo of a {}.",)
 
 
 def load(name: str | Path, *, trust: tuple[str, ...] = ()) -> Model:
     """A model to use, in eval mode on the CPU.
 
     Args:
-        name: a run's folder or its `model/`, or the name of a backbone ("emoji_clip").
+        name: a run's folder or its `model/`; "hf:NAME", a CLIP or SigLIP of transformers by hub name or folder;
+            "open_clip:ARCH/TAG"; or the name of a backbone ("emoji_clip").
         trust: further packages whose classes the folder's `model.json` may name.
 
     Raises:
@@ -21,17 +26,36 @@ def load(name: str | Path, *, trust: tuple[str, ...] = ()) -> Model:
 
     >>> load("emoji_clip").similarity("cat.png", ["a cat", "a dog"])
     """
+    text = str(name)
+    for prefix, make in WHOLE.items():
+        if text.startswith(prefix):
+            return Model(make(text.removeprefix(prefix)), None, CLIP_TEMPLATES)
     if Path(name).is_dir():
         return load_model(name, trust=trust)
-    from clipkit.runs.choices import groups
+    from clipkit.runs.choices import named_backbones
 
-    known = [option for option in groups()["backbone"] if option != "checkpoint"]
-    if str(name) not in known:
+    if text not in named_backbones():
         raise UserError(
-            f"model={name}: neither a model folder nor a backbone; give a run's folder, or one of {', '.join(known)}"
+            f"model={name}: neither a model folder nor a backbone; give a run's folder, hf:NAME, open_clip:ARCH/TAG, "
+            f"or one of {', '.join(named_backbones())}"
         )
     from clipkit.runs.build import build_encoder
     from clipkit.runs.compose import compose_config
 
     config = compose_config("train", [f"backbone={name}"])
     return Model(build_encoder(config), None, ("a picture of {}",))
+
+
+def _transformers(name: str) -> DualEncoder:
+    from clipkit.models.transformers_clip import transformers_clip
+
+    return transformers_clip(name)
+
+
+def _open_clip(name: str) -> DualEncoder:
+    from clipkit.models.open_clip_model import open_clip_model
+
+    return open_clip_model(name)
+
+
+WHOLE: dict[str, Callable[[str], DualEncoder]] = {"hf:": _transformers, "open_clip:": _open_clip}
