@@ -6,13 +6,11 @@ Run: python -m clipkit.tokenizer data=emoji
 
 import shlex
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from clipkit.errors import UserError
 from clipkit.runs.command import command
 
 
@@ -22,12 +20,13 @@ def main(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from clipkit.models.bpe import train_bpe
-    from clipkit.models.tokenizer_files import save_tokenizer
+    from clipkit.models.tokenizer_files import holds_tokenizer, save_tokenizer
     from clipkit.runs import build, machine
+    from clipkit.runs.output_folder import choose_folder
     from clipkit.runs.record import Run
 
     machine.prepare_machine(None)
-    _choose_folder(config)
+    choose_folder(config, what="a tokenizer", holds=holds_tokenizer)
     run = Run(config, list(HydraConfig.get().overrides.task))
     with run.recording():
         captions = build.training_captions(config)
@@ -36,33 +35,6 @@ def main(config: DictConfig) -> None:
         save_tokenizer(tokenizer, run.folder)
         run.finish()
         _say(_statistics(tokenizer, captions, config), run.folder)
-
-
-def _choose_folder(config: DictConfig) -> None:
-    """`output` in place of the run's folder; one that holds a tokenizer is refused without `overwrite`."""
-    from clipkit.models.tokenizer_files import holds_tokenizer
-
-    folder = Path(config.run_dir)
-    if config.output is not None:
-        if config.name is not None:
-            raise UserError(f"name={config.name} and output={config.output} each name the folder: give one of them")
-        _remove_empty(folder)  # Hydra has made it
-        folder = Path(config.output).expanduser().absolute()
-    if holds_tokenizer(folder) and not config.overwrite:
-        raise UserError(f"{folder} already holds a tokenizer: replace it with overwrite=true, or choose another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the tokenizer's folder {folder} cannot be made: {error}") from error
-    config.run_dir = str(folder)
-
-
-def _remove_empty(folder: Path) -> None:
-    """Remove a folder and those above it, below the current one, as far as they are empty."""
-    with suppress(OSError):
-        while Path.cwd() in folder.parents:
-            folder.rmdir()
-            folder = folder.parent
 
 
 def _statistics(tokenizer: Any, captions: Sequence[str], config: DictConfig) -> dict[str, str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["corpus_tokenizer", "train_bpe"]
 
-SPECIAL = PAD, START, END = "<pad>", "<s>", "</s>"
+SPECIAL = PAD, END, START = "<pad>", "</s>", "<s>"  # transformers takes a CLIP whose end token is 2 for an old one
 
 
 def train_bpe(

@@ -17,6 +17,14 @@ EXAMPLES = {
         "python -m clipkit.evaluate model=outputs/train/my_run",
         "python -m clipkit.evaluate model=emoji_clip data=folder data.root=/path/to/pictures",
     ),
+    "tokenizer": (
+        "python -m clipkit.tokenizer data=emoji",
+        "python -m clipkit.tokenizer data=pairs data.file=captions.csv vocab_size=8000 name=my_words",
+    ),
+    "export": (
+        "python -m clipkit.export model=outputs/train/my_run format=transformers",
+        "python -m clipkit.export model=open_clip:ViT-B-32/laion2b_s34b_b79k output=my_clip",
+    ),
 }
 
 
