@@ -32,10 +32,11 @@ def curves(
             for stage, start in boundaries.items():
                 if start > min((min(x) for x, _ in lines.values() if len(x)), default=0):
                     ax.axvline(start, color="#9aa3ad", linestyle=":", linewidth=1)
-                ax.annotate(
+                note = ax.annotate(
                     stage, (start, 1), xycoords=("data", "axes fraction"), xytext=(3, -2), textcoords="offset points",
-                    va="top", fontsize=8, color="#7b848d",
+                    va="top", fontsize=8, color="#7b848d", annotation_clip=True,
                 )  # fmt: skip
+                note.set_in_layout(False)  # a stage that starts before a panel's first point would squeeze it
             ax.set_title(title, pad=8)
             ax.set_xlabel(xlabel)
             if len(lines) > 1:

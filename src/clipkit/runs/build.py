@@ -55,6 +55,8 @@ def resolve_stages(config: DictConfig, overrides: Sequence[str]) -> None:
                 stage.batch_size = config.data.batch_size
             if config.debug_epochs is not None and stage.epochs > 0:
                 stage.epochs = config.debug_epochs
+            if config.debug_batch_size is not None:
+                stage.batch_size = min(stage.batch_size, config.debug_batch_size)
 
 
 def _apply(target: Any, overrides: Sequence[Any], prefix: str) -> None:
@@ -118,12 +120,14 @@ def _adapt_to_towers(name: str, stage: dict[str, Any], encoder: DualEncoder, not
         return
     if stage["train"].get("image_groups") == 0 and stage["train"].get("text_groups") == 0:
         stage["epochs"] = 0
-        notes.append(f"stage {name} is skipped: the {' and '.join(fresh)} tower has no pretrained weights to freeze")
+        which = f"{' and '.join(fresh)} tower{'s have' if len(fresh) > 1 else ' has'}"
+        notes.append(f"stage {name} is skipped: the {which} no pretrained weights to freeze")
         return
     for kind in fresh:
         stage["train"][f"{kind}_groups"] = "all"
         stage["train"]["depthwise"] = True
-    notes.append(f"stage {name} trains the {' and '.join(fresh)} tower whole: it starts from scratch")
+    which = f"{' and '.join(fresh)} {'towers whole: they start' if len(fresh) > 1 else 'tower whole: it starts'}"
+    notes.append(f"stage {name} trains the {which} from scratch")
 
 
 def _has_weights(tower: Any, encoder: DualEncoder) -> bool:
