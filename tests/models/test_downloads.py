@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +14,7 @@ import pytest
 import timm
 import torch
 import transformers.utils.hub
-from huggingface_hub import constants, hf_api
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel
 
@@ -97,8 +98,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(hf_api.api, "endpoint", endpoint)
-    monkeypatch.setattr(transformers.utils.hub, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)  # made again, with this endpoint
     yield root
     server.shutdown()
     server.server_close()
@@ -126,6 +126,20 @@ def test_a_whole_clip_is_downloaded_once_and_then_found_in_the_cache(hub: Path) 
     assert downloads > 0
     again = transformers_clip("someone/tiny-clip")
     assert torch.equal(again.encode_image(pixels), encoder.encode_image(pixels))
+
+
+@torch.no_grad()
+def test_a_model_in_the_cache_loads_at_once_when_the_hub_is_away(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve_clip(hub)
+    pixels = torch.rand(2, 3, 32, 32)
+    before = transformers_clip("someone/tiny-clip").encode_image(pixels)
+    asked = len(Hub.asked)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
+    assert torch.equal(transformers_clip("someone/tiny-clip").encode_image(pixels), before)
+    assert len(Hub.asked) == asked
+    assert constants.HF_HUB_OFFLINE is False
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from urllib.parse import urlsplit
 
 from clipkit.errors import UserError
@@ -38,19 +38,31 @@ def hub_access(repository: str, *, key: str) -> Iterator[None]:
     )
 
     choices = TOKENIZER_CHOICES if key.endswith("tokenizer") else OFFLINE_CHOICES
-    if not _is_cached(repository):
-        problem = _unreachable()
-        if problem is not None:
-            raise UserError(f"{key}: {repository} is not on this machine and {problem}. {choices}")
+    problem = None if os.path.isdir(repository) else _unreachable()
+    if problem is not None and not _is_cached(repository):
+        raise UserError(f"{key}: {repository} is not on this machine and {problem}. {choices}")
     absent = RepositoryNotFoundError | GatedRepoError
     try:
-        yield
+        with _offline() if problem is not None else nullcontext():
+            yield
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         if isinstance(error, absent) or isinstance(error.__cause__, absent):  # the cause, as transformers reports it
             said = f"the model hub has no {repository} (or it needs a login)."
         else:
             said = f"{repository} could not be loaded: {_first_line(error)}"
         raise UserError(f"{key}: {said} {choices}") from error
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Take what is in the cache as it is: asking an unreachable hub for news would be tried again for a minute."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _first_line(error: Exception) -> str:
@@ -61,8 +73,6 @@ def _first_line(error: Exception) -> str:
 def _is_cached(repository: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    if os.path.isdir(repository):
-        return True
     names = ("config.json", "model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
     return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
 
