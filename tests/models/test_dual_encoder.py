@@ -2,29 +2,15 @@
 
 import math
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
+from tiny_towers import tiny_encoder
 from torch import Tensor, nn
 
-from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.image import TimmImageTower
-from clipkit.models.projection import LinearMLPProjection, LinearProjection
-from clipkit.models.text import TransformersTextTower
+from clipkit.models.projection import LinearMLPProjection
 
 TEXTS = ["a red circle", "two cats"]
-
-
-def tiny_encoder(**options: Any) -> DualEncoder:
-    torch.manual_seed(0)
-    text = {"model_type": "bert", "vocab_size": 259, "hidden_size": 64, "num_hidden_layers": 2}
-    text |= {"num_attention_heads": 4, "intermediate_size": 128, "max_position_embeddings": 128, "pad_token_id": 0}
-    return DualEncoder(
-        TimmImageTower("test_efficientnet", image_size=32),
-        TransformersTextTower(config=text),
-        **{"projection": partial(LinearProjection, embed_dim=32), **options},
-    )
 
 
 def pictures(count: int = 4) -> Tensor:

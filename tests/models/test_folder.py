@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_towers import tiny_encoder
 from torch import nn
 
 import clipkit
@@ -23,17 +24,6 @@ from clipkit.models.projection import LinearMLPProjection, LinearProjection, Res
 from clipkit.models.text import TransformersTextTower
 
 TEXTS = ["a red circle", "deux chats — 猫", "", "words " * 40]
-
-
-def tiny_encoder(**options: Any) -> DualEncoder:
-    torch.manual_seed(0)
-    text = {"model_type": "bert", "vocab_size": 259, "hidden_size": 64, "num_hidden_layers": 2}
-    text |= {"num_attention_heads": 4, "intermediate_size": 128, "max_position_embeddings": 128, "pad_token_id": 0}
-    return DualEncoder(
-        TimmImageTower("test_efficientnet", image_size=32),
-        TransformersTextTower(config=text),
-        **{"projection": partial(LinearProjection, embed_dim=32), **options},
-    )
 
 
 def model(**options: Any) -> Model:

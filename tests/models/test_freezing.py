@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from tiny_towers import TINY_BERT, gradients, random_pictures, randomized, tiny_encoder
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from clipkit.errors import UserError
@@ -13,7 +14,7 @@ from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import Trained, freeze
 from clipkit.models.image import TimmImageTower
 from clipkit.models.projection import LinearProjection
-from clipkit.models.text import TransformersTextTower
+from clipkit.models.text_transformer import CausalTextTower
 
 CHOICES = [
     Trained(),
@@ -22,18 +23,12 @@ CHOICES = [
     Trained(text_groups=2, projections=False),
     Trained(image_groups="all", text_groups="all"),
     Trained(image_groups="all", depthwise=False),
+    Trained(norms="final"),
+    Trained(norms="all"),
+    Trained(image_groups=1, text_groups=1, norms="final"),
+    Trained(image_groups=1, norms="all"),
 ]
-
-
-def tiny_encoder(**options: Any) -> DualEncoder:
-    torch.manual_seed(0)
-    text = {"model_type": "bert", "vocab_size": 259, "hidden_size": 64, "num_hidden_layers": 2}
-    text |= {"num_attention_heads": 4, "intermediate_size": 128, "max_position_embeddings": 128, "pad_token_id": 0}
-    return DualEncoder(
-        TimmImageTower("test_efficientnet", image_size=32),
-        TransformersTextTower(config=text),
-        **{"projection": partial(LinearProjection, embed_dim=32), **options},
-    )
+NORMS = (nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm)
 
 
 def train_one_step(encoder: DualEncoder) -> None:
@@ -155,3 +150,142 @@ def test_a_frozen_tower_repeats_itself_in_training_mode() -> None:
 def test_groups_that_a_tower_does_not_have_are_a_user_error(trained: Trained, message: str) -> None:
     with pytest.raises(UserError, match=message):
         freeze(tiny_encoder(), trained)
+
+
+def causal_encoder(image: str = "test_efficientnet", **options: Any) -> DualEncoder:
+    """Towers that both have a final norm; BatchNorm keeps the statistics that it has."""
+    torch.manual_seed(0)
+    encoder = DualEncoder(
+        TimmImageTower(image, image_size=64, **{"update_batchnorm": False, **options}),
+        CausalTextTower(width=48, layers=3, heads=4, mlp=64, tokenizer="bytes", max_length=60),
+        projection=partial(LinearProjection, embed_dim=16),
+    )
+    return randomized(encoder).train()
+
+
+def batch(encoder: DualEncoder) -> tuple[Tensor, dict[str, Tensor]]:
+    return random_pictures(64, 6), encoder.tokenize([f"text number {i}" for i in range(6)])
+
+
+def step(encoder: DualEncoder, trained: Trained) -> dict[str, Tensor]:
+    """The gradients of a training step, through the halves that training takes."""
+    pixels, tokens = batch(encoder)
+    image = encoder.project_image(trained.image_features(encoder, pixels))
+    text = encoder.project_text(trained.text_features(encoder, tokens))
+    mse_loss(encoder.logits(image, text), 10 * torch.eye(6)).backward()
+    return gradients(encoder)
+
+
+def norm_names(encoder: DualEncoder) -> set[str]:
+    """Weights and biases of every norm in either tower."""
+    norms = [(name, module) for name, module in encoder.named_modules() if isinstance(module, NORMS)]
+    return {f"{name}.{own}" for name, module in norms for own, _ in module.named_parameters(recurse=False)}
+
+
+IMAGE_ENDS = {
+    "test_efficientnet": {"image.model.bn2.weight", "image.model.bn2.bias"},
+    "test_vit": {"image.model.norm.weight", "image.model.norm.bias"},
+    "test_convnext": {"image.model.head.norm.weight", "image.model.head.norm.bias"},
+    "regnetx_002": set(),
+}
+TEXT_END = {"text.model.final_norm.weight", "text.model.final_norm.bias"}
+PROJECTIONS = {"image_projection.linear.weight", "text_projection.linear.weight", "logit_scale"}
+
+
+@pytest.mark.parametrize("image", IMAGE_ENDS)
+def test_final_norms_are_those_after_the_last_group(image: str) -> None:
+    encoder, trained = causal_encoder(image), Trained(norms="final")
+    freeze(encoder, trained)
+    assert set(step(encoder, trained)) == IMAGE_ENDS[image] | TEXT_END | PROJECTIONS
+
+
+@pytest.mark.parametrize("image", IMAGE_ENDS)
+def test_all_norms_are_every_norm_and_nothing_else(image: str) -> None:
+    encoder, trained = causal_encoder(image), Trained(norms="all")
+    freeze(encoder, trained)
+    found = set(step(encoder, trained))
+    assert len(norm_names(encoder)) > 20
+    assert found == norm_names(encoder) | PROJECTIONS
+
+
+@pytest.mark.parametrize("norms", ["final", "all"])
+@pytest.mark.parametrize("image", ["test_efficientnet", "test_vit"])
+def test_a_step_on_norms_moves_them_alone_and_no_statistics(image: str, norms: Any) -> None:
+    encoder, trained = causal_encoder(image), Trained(norms=norms)
+    freeze(encoder, trained)
+    encoder.train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    pixels, tokens = batch(encoder)
+    image_embeds = encoder.project_image(trained.image_features(encoder, pixels))
+    text_embeds = encoder.project_text(trained.text_features(encoder, tokens))
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-2, weight_decay=0.5)
+    mse_loss(encoder.logits(image_embeds, text_embeds), 10 * torch.eye(6)).backward()
+    optimizer.step()
+    moved = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
+    expected = IMAGE_ENDS[image] | TEXT_END if norms == "final" else norm_names(encoder)
+    assert moved == expected | PROJECTIONS
+
+
+@pytest.mark.parametrize(
+    "trained",
+    [
+        Trained(norms="final"),
+        Trained(norms="all"),
+        Trained(image_groups=1, text_groups=1),
+        Trained(image_groups=2, text_groups=3),
+        Trained(image_groups=3, text_groups=2, norms="final"),
+        Trained(image_groups=2, text_groups=1, norms="all"),
+        Trained(image_groups="all", text_groups="all"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("image", ["test_efficientnet", "test_vit3"])
+def test_training_in_two_halves_gives_the_features_and_gradients_of_the_whole(image: str, trained: Trained) -> None:
+    encoder = causal_encoder(image)
+    pixels, tokens = batch(encoder)
+    freeze(encoder, trained)
+    assert torch.equal(trained.image_features(encoder, pixels), encoder.image(pixels))
+    torch.testing.assert_close(trained.text_features(encoder, tokens), encoder.text(tokens), rtol=1e-6, atol=1e-6)
+    halves = step(encoder, trained)
+    image_embeds, text_embeds = encoder.project_image(encoder.image(pixels)), encoder.encode_text(tokens)
+    mse_loss(encoder.logits(image_embeds, text_embeds), 10 * torch.eye(6)).backward()
+    whole = gradients(encoder)
+    assert set(halves) == set(whole)
+    for name, gradient in halves.items():
+        torch.testing.assert_close(gradient, whole[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("groups", [0, 1, 2])
+def test_text_groups_train_the_last_layers_of_a_transformers_encoder(groups: int) -> None:
+    config = {**TINY_BERT, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    encoder, trained = randomized(tiny_encoder(text=config)).train(), Trained(text_groups=groups, image_groups=0)
+    freeze(encoder, trained)
+    pixels, tokens = random_pictures(32, 6), encoder.tokenize([f"text number {i}" for i in range(6)])
+    images = encoder.encode_image(pixels)
+    mse_loss(encoder.project_text(trained.text_features(encoder, tokens)), images.detach()).backward()
+    halves = gradients(encoder)
+    mse_loss(encoder.encode_text(tokens), images.detach()).backward()
+    whole = gradients(encoder)
+    layers = {name.split(".")[4] for name in halves if name.startswith("text.")}
+    assert layers == {str(index) for index in range(2 - groups, 2)}
+    assert set(halves) == set(whole)
+    for name, gradient in halves.items():
+        torch.testing.assert_close(gradient, whole[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("norms", ["groups", "all"])
+def test_statistics_follow_the_data_only_where_they_are_asked_to(norms: Any) -> None:
+    for update in (False, True):
+        encoder, trained = causal_encoder(update_batchnorm=update), Trained(image_groups=1, norms=norms)
+        freeze(encoder, trained)
+        encoder.train()
+        before = {name: value.clone() for name, value in encoder.named_buffers()}
+        step(encoder, trained)
+        moved = {name for name, value in encoder.named_buffers() if not torch.equal(value, before[name])}
+        if not update:
+            assert not moved
+        elif norms == "all":
+            assert moved == {name for name in before if "running" in name or "tracked" in name}
+        else:
+            assert moved
+            assert not any(name.startswith(("image.model.bn1.", "image.model.blocks.0.")) for name in moved)

@@ -1,4 +1,4 @@
-"""Image towers: cut anywhere they compute what timm computes."""
+"""Image towers: what joins the feature of timm, and how pictures are prepared."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from tiny_towers import random_pictures, randomized
 from torch import Tensor, nn
 
 from clipkit.errors import UserError
@@ -22,40 +23,11 @@ def tower(name: str, **options: Any) -> TimmImageTower:
     return randomized(TimmImageTower(name, image_size=SIZES[name], **options).eval())
 
 
-def randomized(model: Any) -> Any:
-    """Statistics and scales that fresh norms do not have, so that a forgotten norm shows."""
-    generator = torch.Generator().manual_seed(1)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-            nn.init.normal_(module.bias, std=0.3, generator=generator)
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.3, generator=generator)
-            module.running_var.uniform_(0.5, 2, generator=generator)
-    return model
-
-
-def pictures(size: int, count: int = 3) -> Tensor:
-    generator = torch.Generator().manual_seed(2)
-    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("name", SIZES)
-def test_cutting_a_tower_at_any_group_gives_the_unsplit_feature_to_the_bit(name: str) -> None:
-    model = tower(name)
-    x = pictures(SIZES[name])
-    whole = model(x)
-    assert model.num_groups >= 1
-    for groups in range(model.num_groups + 1):
-        assert torch.equal(model.tail(model.trunk(x, groups=groups), groups=groups), whole), groups
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("name", SIZES)
 def test_the_feature_is_what_timm_pools(name: str) -> None:
     model = tower(name)
-    x = pictures(SIZES[name])
+    x = random_pictures(SIZES[name])
     cfg = timm.data.resolve_model_data_config(model.model)
     mean, std = (torch.tensor(cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
     reference = model.model
@@ -67,7 +39,7 @@ def test_the_feature_is_what_timm_pools(name: str) -> None:
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "test_vit"])
 def test_pooled_stages_join_the_averages_of_the_last_groups(name: str) -> None:
     plain, joined = tower(name), tower(name, pooled_stages=2)
-    x = pictures(SIZES[name])
+    x = random_pictures(SIZES[name])
     outputs: list[Tensor] = []
     modules = joined.group_modules(2)[:2]
     hooks = [module.register_forward_hook(lambda _m, _i, output: outputs.append(output)) for module in modules]
@@ -108,13 +80,13 @@ def test_merging_batchnorm_changes_nothing_and_leaves_none(name: str) -> None:
 @torch.no_grad()
 def test_a_picture_gives_the_same_feature_as_uint8_and_as_float() -> None:
     model = tower("test_efficientnet")
-    x = pictures(64)
+    x = random_pictures(64)
     torch.testing.assert_close(model(x), model(x / 255))
 
 
 def test_standardised_features_have_no_mean_and_unit_spread_on_what_they_were_fitted_to() -> None:
     model = tower("test_efficientnet", standardize=True)
-    x = pictures(64, 16)
+    x = random_pictures(64, 16)
     with torch.no_grad():
         raw = model(x)
         model.standardize.fit(raw)

@@ -108,5 +108,10 @@ def _check_count(name: str, tower: ImageTower | TextTower, count: int | str, nor
 
 
 def _norms(modules: list[nn.Module]) -> list[nn.Module]:
-    """Every normalisation layer among these modules and inside them."""
-    return [part for module in modules for part in module.modules() if "norm" in type(part).__name__.lower()]
+    """Every normalisation layer among these modules and inside them; not what merely holds one (ConvNormAct)."""
+    parts = [part for module in modules for part in module.modules()]
+    return [part for part in parts if "norm" in type(part).__name__.lower() and not _holds_weights(part)]
+
+
+def _holds_weights(module: nn.Module) -> bool:
+    return any(True for child in module.children() for _ in child.parameters())

@@ -71,9 +71,11 @@ class TimmImageTower(ImageTower):
     ) -> None:
         super().__init__()
         model_args = dict(model_args or {})
-        size = _checked_size(name, image_size, interpolate=interpolate_positions or not pretrained)
+        size = _checked_size(name, image_size, interpolate=interpolate_positions or pretrained is not True)
         if model is None:
             model = _create(name, pretrained=pretrained, size=size, model_args=model_args)
+            if isinstance(pretrained, str):
+                _load(model, Path(pretrained).expanduser(), interpolate=interpolate_positions)
             if global_pool is not None:
                 model.reset_classifier(0, global_pool)
         config: dict[str, Any] = timm.data.resolve_model_data_config(model)
@@ -172,13 +174,9 @@ def _create(name: str, *, pretrained: bool | str, size: int | None, model_args: 
 
     plain = create(False)
     offline = offline_image_weights(name, plain.state_dict()) if pretrained is True else None
-    if isinstance(pretrained, str):
-        plain.reset_classifier(0)
-        _load(plain, Path(pretrained).expanduser())
-        return plain
     if offline is not None:
         plain.load_state_dict(offline)
-    elif pretrained:
+    elif pretrained is True:
         config = timm.get_pretrained_cfg(name)
         repository = (config.hf_hub_id if config is not None else None) or f"timm/{name}"
         with hub_access(repository, key="backbone.image.name"):
@@ -187,9 +185,17 @@ def _create(name: str, *, pretrained: bool | str, size: int | None, model_args: 
     return plain
 
 
-def _load(model: Any, file: Path) -> None:
+def _load(model: Any, file: Path, *, interpolate: bool) -> None:
     """Weights from a file, as timm would read them: renamed, position embeddings interpolated, without classifier."""
     state = read_weights(file)
+    positions = state.get("pos_embed")
+    own = getattr(model, "pos_embed", None)
+    if positions is not None and own is not None and positions.shape[1] != own.shape[1] and not interpolate:
+        raise UserError(
+            f"{file} has {positions.shape[1]} position embeddings and the model {own.shape[1]}: it was trained at "
+            "another image size. Use that as backbone.image.image_size, or set "
+            "backbone.image.interpolate_positions=true"
+        )
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None:
         state = convert(state, model)

@@ -109,7 +109,7 @@ class TransformersTextTower(TextTower):
         return [] if last == 0 else [*self._stack.layers[-last:], *self.end_modules()]
 
     def end_modules(self) -> list[nn.Module]:
-        names = ("pooler", "final_layer_norm", "final_norm", "norm", "head")
+        names = ("pooler", "final_layer_norm", "final_norm", "norm", "ln_f", "head")
         return [part for part in (getattr(self.model, name, None) for name in names) if isinstance(part, nn.Module)]
 
     def spec(self, towers: Towers) -> dict[str, Any]:

@@ -24,15 +24,27 @@ class TextTransformer(nn.Module):
         vocab_size: number of tokens.
         positions: longest text in tokens.
         width, layers, heads, mlp: of the transformer; `mlp` is the hidden width of a block's second half.
+        head_width: of one attention head; the heads together need not be as wide as the transformer. None: the width
+            shared among the heads, or CLIP's 64 where it cannot be divided (12 heads in a width of 512).
     """
 
-    def __init__(self, vocab_size: int, positions: int, *, width: int, layers: int, heads: int, mlp: int) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        positions: int,
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        mlp: int,
+        head_width: int | None = None,
+    ) -> None:
         super().__init__()
-        if width % heads:
-            raise UserError(f"backbone.text.width={width} cannot be divided among heads={heads}")
+        if head_width is None:
+            head_width = 64 if width % heads else width // heads
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.position_embedding = nn.Parameter(torch.empty(positions, width))
-        self.blocks = nn.ModuleList(Block(width, heads, mlp) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, mlp, head_width) for _ in range(layers))
         self.final_norm = nn.LayerNorm(width)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.position_embedding, std=0.01)
@@ -49,12 +61,12 @@ class TextTransformer(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); a token sees itself and those before it."""
 
-    def __init__(self, width: int, heads: int, mlp: int) -> None:
+    def __init__(self, width: int, heads: int, mlp: int, head_width: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.head_width = heads, head_width
         self.norm1 = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * heads * head_width)
+        self.out = nn.Linear(heads * head_width, width)
         self.norm2 = nn.LayerNorm(width)
         self.up = nn.Linear(width, mlp)
         self.down = nn.Linear(mlp, width)
@@ -71,11 +83,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[M, L, width] -> [M, L, width]."""
-        count, length, width = x.shape
-        qkv = self.qkv(self.norm1(x)).view(count, length, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [M, heads, L, width / heads]
+        count, length, _ = x.shape
+        qkv = self.qkv(self.norm1(x)).view(count, length, 3, self.heads, self.head_width)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each [M, heads, L, head_width]
         attended = scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.out(attended.transpose(1, 2).reshape(count, length, width))
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
         mixed: Tensor = x + self.down(gelu(self.up(self.norm2(x))))
         return mixed
 
@@ -84,7 +96,7 @@ class CausalTextTower(TextTower):
     """`TextTransformer` as a tower, pooled at each text's last token. What stands after it cannot change the result.
 
     Args:
-        width, layers, heads, mlp: of the transformer.
+        width, layers, heads, mlp, head_width: of the transformer.
         tokenizer: a folder or name; null (in a configuration) trains one on the training captions before the tower is
             built.
         max_length: longest text in tokens; longer ones are cut, keeping the end token.
@@ -99,6 +111,7 @@ class CausalTextTower(TextTower):
         layers: int = 8,
         heads: int = 8,
         mlp: int = 1024,
+        head_width: int | None = None,
         tokenizer: str | Tokenizer | None = None,
         max_length: int = 32,
         standardize: bool = False,
@@ -114,18 +127,14 @@ class CausalTextTower(TextTower):
             raise UserError("a text tower from scratch needs a tokenizer: tokenizer=FOLDER, clip or bytes")
         if isinstance(tokenizer, str):
             tokenizer = TransformersTokenizer(named_tokenizer(tokenizer, max_length), max_length)
+        if isinstance(tokenizer, TransformersTokenizer):
+            tokenizer.tokenizer.padding_side = "right"  # a token sees all before it: padding must come after
         self.tokenizer, self.pretrained = tokenizer, False
-        self.model = TextTransformer(tokenizer.vocab_size, max_length, width=width, layers=layers, heads=heads, mlp=mlp)
+        sizes: dict[str, Any] = {"width": width, "layers": layers, "heads": heads, "mlp": mlp, "head_width": head_width}
+        self.model = TextTransformer(tokenizer.vocab_size, max_length, **sizes)
         self.feature_dim, self.num_groups = width, layers
         self.standardize = Standardize(width) if standardize else None
-        self.arguments: dict[str, Any] = {
-            "width": width,
-            "layers": layers,
-            "heads": heads,
-            "mlp": mlp,
-            "max_length": max_length,
-            "standardize": standardize,
-        }
+        self.arguments: dict[str, Any] = {**sizes, "max_length": max_length, "standardize": standardize}
 
     def trunk(self, tokens: State, *, groups: int, end: bool = False) -> State:
         hidden = self.model.embed(tokens["input_ids"])

@@ -6,6 +6,7 @@ MobileNet. A model of another family has no groups: it is frozen or trained as a
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import gcd, isqrt
 from typing import Any
 
 import timm
@@ -59,10 +60,14 @@ class Family:
 def _families() -> dict[type, Family]:
     models: Any = timm.models
     return {
-        models.efficientnet.EfficientNet: Family(("conv_stem", "bn1"), ("blocks",), ("conv_head", "bn2"), ()),
-        models.mobilenetv3.MobileNetV3: Family(("conv_stem", "bn1"), ("blocks",), (), ("conv_head", "norm_head")),
+        models.efficientnet.EfficientNet: Family(
+            ("conv_stem", "bn1"), ("blocks",), ("conv_head", "bn2"), ("global_pool",)
+        ),
+        models.mobilenetv3.MobileNetV3: Family(
+            ("conv_stem", "bn1"), ("blocks",), (), ("global_pool", "conv_head", "norm_head")
+        ),
         models.resnet.ResNet: Family(
-            ("conv1", "bn1", "act1", "maxpool"), ("layer1", "layer2", "layer3", "layer4"), (), ()
+            ("conv1", "bn1", "act1", "maxpool"), ("layer1", "layer2", "layer3", "layer4"), (), ("global_pool",)
         ),
         models.regnet.RegNet: Family(("stem",), ("s1", "s2", "s3", "s4"), ("final_conv",)),
         models.byobnet.ByobNet: Family(("stem",), ("stages",), ("final_conv",)),
@@ -76,7 +81,7 @@ def split(model: nn.Module) -> Groups:
     """The groups of a timm model created with `num_classes=0`."""
     if isinstance(model, timm.models.vision_transformer.VisionTransformer):
         return _vision_transformer(model)
-    if isinstance(model, timm.models.eva.Eva) and not getattr(model, "rope_mixed", False):
+    if isinstance(model, timm.models.eva.Eva) and not getattr(model, "rope_mixed", False) and model.patch_drop is None:
         return _eva(model)
     for kind, family in _families().items():
         if isinstance(model, kind):
@@ -119,13 +124,25 @@ def _vision_transformer(model: Any) -> Groups:
 
 
 def _eva(model: Any) -> Groups:
+    def stem(x: Tensor) -> Tensor:
+        if x.shape[2] != x.shape[3]:
+            raise UserError(f"pictures of {x.shape[2]}×{x.shape[3]} pixels, but this image tower takes squares")
+        tokens: Tensor = model.norm_pre(model._pos_embed(model.patch_embed(x))[0])
+        return tokens
+
+    def rope(tokens: Tensor) -> Any:
+        if model.rope is None:
+            return None
+        side = isqrt(tokens.shape[1] - model.num_prefix_tokens)
+        return model.rope.get_embed((side, side)) if model.dynamic_img_size else model.rope.get_embed()
+
     return Groups(
-        stem=lambda x: model.norm_pre(model._pos_embed(model.patch_embed(x))[0]),
+        stem=stem,
         groups=list(model.blocks),
         end=lambda x: model.forward_head(model.norm(x), pre_logits=True),
         end_modules=[m for m in (model.norm, model.fc_norm, model.attn_pool) if m is not None],
         pool=lambda tokens: tokens.mean(1),
-        run=lambda block, x: block(x, rope=None if model.rope is None else model.rope.get_embed()),
+        run=lambda block, x: block(x, rope=rope(x)),
     )
 
 
@@ -133,14 +150,24 @@ def add_attention_pool(model: Any, image_size: int) -> None:
     """Pool a convolutional model by attention instead of the mean, as CLIP's ResNets do; in place.
 
     Raises:
-        UserError: the model gives no map of channels × height × width.
+        UserError: the model gives no map of channels × height × width, or does more with it than pool it.
     """
     model.reset_classifier(0, "")
+    unsuitable = UserError("attention_pool=true does not suit this image model: it gives no map of channels to pool")
+    probe = torch.zeros(1, 3, image_size, image_size)
     with torch.no_grad():
-        shape = model.eval()(torch.zeros(1, 3, image_size, image_size)).shape
-    if len(shape) != 4 or shape[1] != model.num_features:
-        raise UserError("attention_pool=true does not suit this image model: it gives no map of channels to pool")
-    model.global_pool = AttentionPool2d(shape[1], feat_size=tuple(shape[2:]))
+        shape = model.eval()(probe).shape
+        if len(shape) != 4 or shape[1] != model.num_features:
+            raise unsuitable
+        holder = model if isinstance(getattr(model, "global_pool", None), nn.Module) else model.head
+        # heads of CLIP's width, 64, or the widest that divides the channels
+        holder.global_pool = AttentionPool2d(shape[1], feat_size=tuple(shape[2:]), head_dim=gcd(shape[1], 64))
+        try:
+            pooled = model(probe).shape
+        except RuntimeError as error:
+            raise unsuitable from error
+    if pooled != (1, shape[1]):
+        raise unsuitable
 
 
 def merge_batchnorm(model: nn.Module, image_size: int) -> None:
