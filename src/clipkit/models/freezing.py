@@ -9,7 +9,7 @@ from clipkit.errors import UserError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.towers import ImageTower, TextTower
 
-__all__ = ["Trained", "freeze"]
+__all__ = ["Trained", "check", "freeze"]
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,8 @@ def freeze(encoder: DualEncoder, trained: Trained) -> None:
         UserError: a tower has fewer groups than asked for, or cannot be split at all.
     """
     encoder.requires_grad_(False)
-    towers: tuple[tuple[str, ImageTower | TextTower, int | str], ...] = (
-        ("image", encoder.image, trained.image_groups),
-        ("text", encoder.text, trained.text_groups),
-    )
-    for name, tower, count in towers:
-        _check_count(name, tower, count, trained.norms)
+    check(encoder, trained)
+    for tower, count in _towers(encoder, trained).values():
         if isinstance(count, str):
             tower.requires_grad_(True)
             continue
@@ -96,15 +92,19 @@ def freeze(encoder: DualEncoder, trained: Trained) -> None:
     encoder.train(encoder.training)
 
 
-def _check_count(name: str, tower: ImageTower | TextTower, count: int | str, norms: str) -> None:
-    if tower.num_groups == 0 and (count not in (0, "all") or (norms == "final" and count == 0)):
-        asked = f"{name}_groups={count}" if count != 0 else "norms=final"
-        kind = type(tower.model).__name__
-        raise UserError(f"{asked}: this {name} tower ({kind}) cannot be split; give {name}_groups=0 or all")
-    if count in (0, "all"):
-        return
-    if not isinstance(count, int) or not 0 <= count <= tower.num_groups:
-        raise UserError(f"{name}_groups={count}: this tower has {tower.num_groups} groups; give 0 … that, or all")
+def check(encoder: DualEncoder, trained: Trained) -> None:
+    """Raise a `UserError` if a tower has fewer groups than asked for, or cannot be split at all."""
+    for name, (tower, count) in _towers(encoder, trained).items():
+        if tower.num_groups == 0 and (count not in (0, "all") or (trained.norms == "final" and count == 0)):
+            asked = f"{name}_groups={count}" if count != 0 else "norms=final"
+            kind = type(tower.model).__name__
+            raise UserError(f"{asked}: this {name} tower ({kind}) cannot be split; give {name}_groups=0 or all")
+        if count != "all" and (not isinstance(count, int) or not 0 <= count <= tower.num_groups):
+            raise UserError(f"{name}_groups={count}: this tower has {tower.num_groups} groups; give 0 … that, or all")
+
+
+def _towers(encoder: DualEncoder, trained: Trained) -> dict[str, tuple[ImageTower | TextTower, int | str]]:
+    return {"image": (encoder.image, trained.image_groups), "text": (encoder.text, trained.text_groups)}
 
 
 def _norms(modules: list[nn.Module]) -> list[nn.Module]:

@@ -43,9 +43,9 @@ class ImagePreprocess:
             image = image.resize((width, height), RESAMPLING[self.interpolation])
         if (width, height) != (self.size, self.size):
             left, top = self._offset(width - self.size), self._offset(height - self.size)
-            if min(left, top) < 0:
+            if min(width, height) < self.size:
                 square = Image.new("RGB", (self.size, self.size), (self.fill,) * 3)
-                square.paste(image, (max(0, -left), max(0, -top)))
+                square.paste(image, (-left, -top))
                 image = square
             else:
                 image = image.crop((left, top, left + self.size, top + self.size))

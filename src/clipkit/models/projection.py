@@ -2,10 +2,19 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-__all__ = ["IdentityProjection", "LinearMLPProjection", "LinearProjection", "MLPProjection", "ResidualMLPProjection"]
+__all__ = [
+    "IdentityProjection",
+    "LinearMLPProjection",
+    "LinearProjection",
+    "MLPProjection",
+    "ResidualMLPProjection",
+    "linear_projection",
+    "mlp_projection",
+]
 
 
 class IdentityProjection(nn.Module):
@@ -101,3 +110,21 @@ class LinearMLPProjection(nn.Module):
         dropped = self.dropout(features)
         bent: Tensor = self.linear(dropped) + self.output(gelu(self.hidden(dropped)))
         return bent
+
+
+def linear_projection(weight: Tensor, bias: Tensor | None) -> LinearProjection:
+    """[D, F] weights as a projection."""
+    layer = LinearProjection(weight.shape[1], weight.shape[0], bias=bias is not None)
+    with torch.no_grad():
+        layer.linear.weight.copy_(weight)
+        if bias is not None:
+            layer.linear.bias.copy_(bias)
+    return layer
+
+
+def mlp_projection(first: nn.Linear, second: nn.Linear) -> MLPProjection:
+    """Two layers that exist already, with GELU between them, as a projection."""
+    bias = (first.bias is not None, second.bias is not None)
+    layer = MLPProjection(first.in_features, second.out_features, hidden=first.out_features, bias=bias)
+    layer.input, layer.output = first, second
+    return layer

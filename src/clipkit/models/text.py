@@ -173,7 +173,7 @@ def _create(
     if name is not None and not pretrained:
         config = known_text_config(name)
     if config is not None:
-        return _encoder(AutoModel.from_config(build_config({**config, **ids}), dtype=torch.float32), with_pooler)
+        return _encoder(_fresh(build_config({**config, **ids})), with_pooler)
     assert name is not None
     folder = offline_text_folder(name)
     source = str(folder) if folder is not None else name
@@ -188,8 +188,17 @@ def _create(
         else:
             found = AutoConfig.from_pretrained(source)
             found.update(ids)
-            model = AutoModel.from_config(found, dtype=torch.float32)
+            model = _fresh(found)
     return _encoder(model, with_pooler)
+
+
+def _fresh(config: Any) -> Any:
+    """A model with initial weights; transformers' own list lacks the text tower of SigLIP."""
+    import transformers
+
+    if config.model_type == "siglip_text_model":
+        return transformers.SiglipTextModel(config).float()
+    return transformers.AutoModel.from_config(config, dtype=torch.float32)
 
 
 def _encoder(model: Any, with_pooler: bool) -> Any:

@@ -6,7 +6,7 @@ import timm
 from torch import Tensor, nn
 
 from clipkit.models.image import TimmImageTower
-from clipkit.models.open_clip_model import OpenClipImageTower, OpenClipTextTower
+from clipkit.models.open_clip_towers import OpenClipImageTower, OpenClipTextTower
 from clipkit.models.text_transformer import CausalTextTower
 from clipkit.models.towers import ImageTower, TextTower
 from clipkit.models.weights import uninitialized

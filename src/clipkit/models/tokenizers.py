@@ -78,7 +78,7 @@ class TransformersTokenizer:
     def __call__(self, texts: list[str]) -> dict[str, Tensor]:
         try:
             encoded = self._encode(texts)
-        except (UnicodeEncodeError, TypeError):  # half of a surrogate pair, as a JSON file can hold
+        except (UnicodeEncodeError, TypeError, RuntimeError):  # half of a surrogate pair, as a JSON file can hold
             encoded = self._encode([text.encode("utf-8", "replace").decode() for text in texts])
         ids, mask = encoded["input_ids"], encoded.get("attention_mask")
         if ids.shape[1] == 0:  # only empty texts, and a tokenizer without start and end

@@ -4,12 +4,14 @@ Run: python -m clipkit.train backbone=hf_clip backbone.name=openai/clip-vit-base
 """
 
 import pickle
+import struct
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from clipkit.errors import UserError
@@ -208,8 +210,15 @@ def _load(name: str, *, pretrained: bool = True) -> tuple[Any, dict[str, Any]]:
         if not pretrained:
             return kind(config).float(), settings
         try:
-            model, report = kind.from_pretrained(source, output_loading_info=True, dtype=torch.float32)
-        except (RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            model, report = kind.from_pretrained(
+                source, output_loading_info=True, dtype=torch.float32, ignore_mismatched_sizes=True
+            )
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"backbone.name={name}: its weights are a pickle that would run code when it is read, so it is "
+                "refused. Convert it to safetensors where you trust it"
+            ) from error
+        except (RuntimeError, ValueError, EOFError, struct.error, SafetensorError) as error:
             raise UserError(f"backbone.name={name} cannot be loaded: {_first_line(error)}") from error
     _check_report(name, report)
     return model, settings
@@ -217,11 +226,14 @@ def _load(name: str, *, pretrained: bool = True) -> tuple[Any, dict[str, Any]]:
 
 def _check_report(name: str, report: Any) -> None:
     missing, unknown = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-    if missing:
+    shapes = sorted(key for key, *_ in report["mismatched_keys"])
+    kinds = (("it lacks {} ({})", missing), ("{} of another shape ({})", shapes), ("{} others ({})", unknown))
+    if missing or shapes:
+        said = [
+            what.format(len(names), ", ".join(names[:3]) + "…" * (len(names) > 3)) for what, names in kinds if names
+        ]
         raise UserError(
-            f"{name} holds the weights of another architecture than its config.json says: it lacks {len(missing)} "
-            f"({', '.join(missing[:3])}…)"
-            + (f" and has {len(unknown)} others ({', '.join(unknown[:3])}…)" * bool(unknown))
+            f"{name} holds the weights of another architecture than its config.json says: {'; '.join(said)}"
         )
 
 

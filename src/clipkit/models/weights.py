@@ -145,8 +145,8 @@ class _SkipInit(TorchFunctionMode):
         name = getattr(func, "__name__", "")  # libraries wrap torch's own functions: they are known by name
         if name in RANDOM or name in ARITHMETIC:
             target = args[0] if args else (kwargs or {}).get("tensor")
-            replaceable = isinstance(target, nn.Parameter) or name in RANDOM
-            if replaceable and isinstance(target, Tensor) and target.numel() >= LARGE:
+            # a parameter alone: torch draws into other tensors again and again until all values lie in bounds
+            if isinstance(target, nn.Parameter) and target.numel() >= LARGE:
                 return target
         return func(*args, **(kwargs or {}))
 

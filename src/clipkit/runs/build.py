@@ -14,6 +14,7 @@ from clipkit.approaches.base import Approach, Stage
 from clipkit.data.datamodule import PairData
 from clipkit.errors import UserError
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.freezing import check
 
 __all__ = [
     "build_approach",
@@ -105,10 +106,20 @@ def build_approach(config: DictConfig, encoder: DualEncoder) -> tuple[Approach, 
         stage["train"]["_target_"] = "clipkit.models.freezing.Trained"
         stages[name] = _instantiate(OmegaConf.create({"_target_": "clipkit.approaches.base.Stage", **stage}))
         assert isinstance(stages[name], Stage)
+        if stages[name].epochs > 0:
+            _check_groups(name, stages[name], encoder)
     make = _instantiate(OmegaConf.create({**raw, "_partial_": True}))
     approach = make(encoder=encoder, stages=stages)
     assert isinstance(approach, Approach)
     return approach, notes
+
+
+def _check_groups(name: str, stage: Stage, encoder: DualEncoder) -> None:
+    """What a later stage cannot train is said before the first one runs."""
+    try:
+        check(encoder, stage.train)
+    except UserError as error:
+        raise UserError(f"approach.stages.{name}.train.{error}") from None
 
 
 def _adapt_to_towers(name: str, stage: dict[str, Any], encoder: DualEncoder, notes: list[str]) -> None:

@@ -36,11 +36,9 @@ def check_command_line(command: str, overrides: Sequence[str]) -> list[str]:
         The overrides as Hydra takes them: keys that are allowed but not written in the YAML get their `++`.
     """
     problems: list[str] = []
-    parsed = _parse(overrides, problems)
+    parsed = [o for o in _parse(overrides, problems) if not o.key_or_group.startswith("hydra")]  # Hydra checks its own
     chosen, keys = [], []
     for override in parsed:
-        if override.key_or_group.startswith("hydra"):
-            continue
         if group_of(override.key_or_group) is not None:
             if _check_option(override, problems):
                 chosen.append(override)
