@@ -57,9 +57,8 @@ def named(name: str) -> tuple[DualEncoder, str]:
     licences = "none: from scratch"
     if image.pretrained:
         found = timm.get_pretrained_cfg(image.name)
-        licences = (
-            f"{(found.license or 'Apache-2.0').replace('apache', 'Apache').replace('mit', 'MIT')} / {LICENCES[text.name.split('/')[-1]]}"
-        )
+        of_image = {"apache-2.0": "Apache-2.0", "mit": "MIT"}[found.license or "apache-2.0"]
+        licences = f"{of_image} / {LICENCES[text.name.split('/')[-1]]}"
         image.pretrained = False
         text.config = known_text_config(text.name)
         text.name, text.tokenizer = None, "bytes"

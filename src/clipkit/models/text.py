@@ -56,7 +56,7 @@ class TransformersTextTower(TextTower):
         super().__init__()
         if model is None and (name is None) == (config is None):
             raise UserError("a text tower needs backbone.text.name or backbone.text.config, one of the two")
-        fresh, foreign = not pretrained and model is None, tokenizer is not None or name is None
+        given, foreign = model is not None, tokenizer is not None or name is None
         source = "bytes" if name is None else name
         kind = None if config is None else config.get("model_type")
         if model is None and pretrained and name is not None:
@@ -64,7 +64,7 @@ class TransformersTextTower(TextTower):
         tokenizer = load_tokenizer(tokenizer or source, max_length, tokenizer_options, fixed=_sees_padding(kind))
         self.tokenizer = tokenizer
         if model is None:
-            fitted = fresh and name is not None and isinstance(tokenizer, TransformersTokenizer)
+            fitted = name is not None and isinstance(tokenizer, TransformersTokenizer)
             ids = _ids(tokenizer) if fitted else {}
             model = _create(name, config, pretrained=pretrained, with_pooler=pooling == "pooler", ids=ids)
         kind = model.config.model_type
@@ -75,7 +75,7 @@ class TransformersTextTower(TextTower):
         _check_length(model.config, max_length)
         self.model = model
         self.pooling, self.max_length = pooling, max_length
-        self.pretrained = pretrained and (name is not None or not fresh)
+        self.pretrained = pretrained and (name is not None or given)
         self.feature_dim = _width(model.config, pooling)
         self._stack = LayerStack(model)
         self.standardize = Standardize(self.feature_dim) if standardize else None
