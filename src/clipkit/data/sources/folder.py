@@ -6,13 +6,13 @@ Run: python -m clipkit.train data=folder data.root=/path/to/pictures
 from pathlib import Path
 
 from clipkit.data.images import FolderReader
+from clipkit.data.listing import pictures_below
 from clipkit.data.records import SPLITS, Record, Records
 from clipkit.data.splits import assign_splits, carve_validation
 from clipkit.errors import UserError
 
 __all__ = ["folder"]
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 LAYOUTS = "expected ROOT/CLASS/*.jpg or ROOT/{train,val,test}/CLASS/*.jpg"
 ALIASES = {"valid": "val", "validation": "val"}
 
@@ -32,7 +32,7 @@ def folder(root: str | Path, *, split_seed: int = 1) -> Records:
     for child in children:
         classes = sorted(c for c in child.iterdir() if c.is_dir()) if has_splits else [child]
         split = split_of[child.name] if has_splits else "train"
-        found += [(split, name.name, file) for name in classes for file in _pictures(name)]
+        found += [(split, name.name, file) for name in classes for file in pictures_below(name)]
     if not found:
         raise UserError(f"data.root={root}: no pictures found; {LAYOUTS}")
     names = sorted({name for _, name, _ in found})
@@ -50,7 +50,3 @@ def folder(root: str | Path, *, split_seed: int = 1) -> Records:
         records, reader=FolderReader(root), class_names=[name.replace("_", " ") for name in names], name=root.name
     )
     return table.noting(notes)
-
-
-def _pictures(directory: Path) -> list[Path]:
-    return sorted(f for f in directory.rglob("*") if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))

@@ -1,0 +1,127 @@
+"""Annotation files and picture folders of published data sets: read and found, with errors that name the place."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipkit.errors import UserError
+
+__all__ = ["check_name", "check_root", "clean_caption", "find_folder", "left_out", "read_json", "read_text"]
+
+OUTSIDE = re.compile(r"^$|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")  # as written on any system
+
+
+def check_root(root: str | Path, hint: str) -> Path:
+    """`root` as a path; `UserError` with `hint` (layouts and sources) unless it is a folder."""
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise UserError(f"data.root={root}: no such folder; {hint}")
+    return root
+
+
+def read_text(file: Path, hint: str = "") -> str:
+    """The text of a file, as UTF-8, without a byte order mark.
+
+    Args:
+        file: where it should be.
+        hint: layouts and sources, for the message when it is missing.
+
+    Raises:
+        UserError: it is missing, unreadable, or not UTF-8 (with the line).
+    """
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file" + (f"; {hint}" if hint else "")) from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file}, line {line}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+
+
+def read_json(file: Path, hint: str = "", *, slim: Callable[[dict[str, Any]], Any], lists: Sequence[str]) -> list[Any]:
+    """Lists out of the one object of a JSON file.
+
+    Args:
+        file: where it should be.
+        hint: layouts and sources, for the message when it is missing.
+        slim: what to keep of each object, applied while reading, innermost first: only that much is ever in memory.
+        lists: the object's keys that are wanted.
+
+    Returns:
+        One list for each of `lists`, in that order.
+
+    Raises:
+        UserError: it is missing, not UTF-8, damaged, or has no such lists.
+    """
+    text = read_text(file, hint)
+    try:
+        content = json.loads(text, object_hook=slim)
+    except (ValueError, RecursionError) as error:  # JSONDecodeError says line and column
+        raise UserError(f"{file} is no JSON, or damaged: {error}; fetch it again") from error
+    found = [content.get(key) if isinstance(content, dict) else None for key in lists]
+    for key, value in zip(lists, found, strict=True):
+        if not isinstance(value, list):
+            raise UserError(f"{file}: a JSON object with the list {key!r} is expected")
+    return found
+
+
+def check_name(name: object, file: Path, place: str, number: int) -> str:
+    """A picture's path as an annotation gives it.
+
+    Args:
+        name: what was found.
+        file, place, number: where, for the message; `place` has `{}` for the number ("line {}", "images[{}]").
+
+    Raises:
+        UserError: it is no text, or leads out of the data set's folder.
+    """
+    if not isinstance(name, str) or OUTSIDE.search(name) or not name.strip() or _half_a_pair(name):
+        raise UserError(f"{file}, {place.format(number)}: {name!r} is no file name inside the data set's folder")
+    return name
+
+
+def clean_caption(caption: object, file: Path, place: str, number: int) -> str:
+    """A caption without the blanks around it; `UserError` if nothing is left. For the rest see `check_name`."""
+    text = caption.strip() if isinstance(caption, str) else ""
+    if not text or _half_a_pair(text):
+        empty = caption is None or (isinstance(caption, str) and not text)
+        found = "a caption is empty" if empty else f"the caption {caption!r} is no valid text"
+        raise UserError(f"{file}, {place.format(number)}: {found}; fill it in or remove it")
+    return text
+
+
+def find_folder(root: Path, candidates: Sequence[str], picture: str, hint: str) -> str:
+    """Which of several folders below `root` holds the pictures.
+
+    Args:
+        root: of the data set.
+        candidates: folders, best first. Of several that exist, the first with `picture` in it is taken.
+        picture: the name of one picture.
+        hint: layouts and sources, for the message.
+
+    Raises:
+        UserError: none of them exists.
+    """
+    there = [folder for folder in candidates if (root / folder).is_dir()]
+    if not there:
+        looked = ", ".join(f"{root / folder}/" for folder in candidates)
+        raise UserError(f"data.root={root}: no folder of pictures; looked for {looked}; {hint}")
+    return next((folder for folder in there if (root / folder / picture).is_file()), there[0])
+
+
+def left_out(names: Iterable[str], file: Path, why: str) -> list[str]:
+    """The note that says how many pictures a file names in vain, and a few of them; none for none."""
+    found = list(names)
+    shown = ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
+    return [f"{file.name}: {len(found)} picture(s) left out, {why}: {shown}"] if found else []
+
+
+def _half_a_pair(text: str) -> bool:
+    """Half a surrogate pair: JSON can spell it, but no file name or table can hold it."""
+    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
