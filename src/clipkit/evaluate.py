@@ -31,6 +31,7 @@ def main(config: DictConfig) -> None:
         refuse_if_broken(broken, total, data.max_broken, run.write_broken(broken))
         split = results.choose_split(data, config.split)
         notes = [*data.records.notes, f"evaluated on: {split} ({len(data.split(split)) or total:,} pictures)"]
+        results.say(notes)
         result = results.evaluate_model(model, data, config.evaluators, split)
         run.note_cost()
         title = f"{config.model} on {data.records.name}"

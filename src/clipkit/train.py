@@ -41,6 +41,7 @@ def main(config: DictConfig) -> float | None:
         device = machine.choose_device(config.trainer.accelerator)
         notes = settle_tokenizer(config)
         encoder = build.build_encoder(config)
+        encoder.spec(towers=config.save.towers)  # what cannot be saved so is said now
         encoder.frozen_dtype = machine.frozen_dtype(config.trainer.frozen_precision)
         data = build.build_data(config, encoder)
         approach, decided = build.build_approach(config, encoder)

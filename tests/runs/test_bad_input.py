@@ -132,3 +132,12 @@ def test_own_class_folders_train(clipkit: Command) -> None:
     done = clipkit("train", *SMALL, "data=folder", "data.root=data", "name=x")
     assert done.returncode == 0, done.stderr
     assert "divided 70/10/20" in done.stdout
+
+
+def test_a_mistake_before_training_does_not_take_the_runs_name(clipkit: Command) -> None:
+    wrong = clipkit("train", *SMALL, "data=synthetic", "backbone.text.tokenizer=outputs/tokenizer/nosuch", "name=x")
+    assert_refused(wrong, "outputs/tokenizer/nosuch", "no such folder")
+    mended = clipkit("train", *SMALL, "data=synthetic", "evaluators=[]", "name=x")
+    assert mended.returncode == 0, mended.stderr
+    again = clipkit("train", *SMALL, "data=synthetic", "name=x")
+    assert_refused(again, "already holds a run (finished)")

@@ -1,7 +1,7 @@
 """What is trained and what is frozen: the last N groups of each tower, the projections, the temperature."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
@@ -10,6 +10,8 @@ from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.towers import ImageTower, TextTower
 
 __all__ = ["Trained", "check", "freeze"]
+
+NORMS = Literal["groups", "final", "all"]
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,14 @@ class Trained:
 
     image_groups: int | str = 0
     text_groups: int | str = 0
-    norms: Literal["groups", "final", "all"] = "groups"
+    norms: NORMS = "groups"
     projections: bool = True
     logit_scale: bool = True
     depthwise: bool = True
+
+    def __post_init__(self) -> None:
+        if self.norms not in get_args(NORMS):
+            raise UserError(f"norms={self.norms}: choose from {', '.join(get_args(NORMS))}")
 
     @property
     def image_frozen(self) -> bool:

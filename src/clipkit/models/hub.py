@@ -32,14 +32,19 @@ def hub_access(repository: str, *, key: str) -> Iterator[None]:
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
     )
 
     choices = TOKENIZER_CHOICES if key.endswith("tokenizer") else OFFLINE_CHOICES
+    try:
+        cached = os.path.isdir(repository) or _is_cached(repository)
+    except HFValidationError as error:
+        raise UserError(f"{key}={repository}: no such folder, and no name that a hub could have") from error
     problem = None if os.path.isdir(repository) else _unreachable()
-    if problem is not None and not _is_cached(repository):
+    if problem is not None and not cached:
         raise UserError(f"{key}: {repository} is not on this machine and {problem}. {choices}")
     absent = RepositoryNotFoundError | GatedRepoError
     try:

@@ -70,6 +70,7 @@ class TimmImageTower(ImageTower):
         model: Any = None,
     ) -> None:
         super().__init__()
+        self.found_by_name = pretrained is True and model is None
         model_args = dict(model_args or {})
         size = _checked_size(name, image_size, interpolate=interpolate_positions or pretrained is not True)
         if model is None:

@@ -8,17 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from clipkit.errors import UserError
 from clipkit.models.open_clip_tokenizer import import_open_clip
 from clipkit.models.preprocess import ImagePreprocess
 from clipkit.models.projection import LinearProjection, linear_projection
 from clipkit.models.timm_groups import Groups
 from clipkit.models.tokenizers import load_tokenizer
-from clipkit.models.towers import ImageTower, State, TextTower, Towers
+from clipkit.models.towers import ImageTower, State, TextTower
 
 __all__ = ["OpenClipImageTower", "OpenClipTextTower", "take_projection"]
-
-REMEMBERED = "save.towers=pretrained does not suit models of open_clip: use save.towers=inside"
 
 
 class OpenClipImageTower(ImageTower):
@@ -66,11 +63,6 @@ class OpenClipImageTower(ImageTower):
         }
         square = ImagePreprocess(image_size, **(preprocess or {}))
         self._assemble(model, _groups(model), preprocess=square, mean=mean, std=std, standardize=standardize)
-
-    def spec(self, towers: Towers) -> dict[str, Any]:
-        if towers == "pretrained":
-            raise UserError(REMEMBERED)
-        return super().spec(towers)
 
 
 def _groups(visual: Any) -> Groups:
@@ -128,11 +120,6 @@ class OpenClipTextTower(TextTower):
         self.pretrained, self.standardize = pretrained, None
         self.feature_dim, self.num_groups = int(model.width), len(model.transformer.resblocks)
         self.arguments = {"embed_dim": embed_dim, "config": config, "quick_gelu": quick_gelu}
-
-    def spec(self, towers: Towers) -> dict[str, Any]:
-        if towers == "pretrained":
-            raise UserError(REMEMBERED)
-        return super().spec(towers)
 
     def trunk(self, tokens: State, *, groups: int, end: bool = False) -> State:
         hidden, mask = self._embed(tokens["input_ids"])

@@ -76,6 +76,7 @@ class TransformersTextTower(TextTower):
         self.model = model
         self.pooling, self.max_length = pooling, max_length
         self.pretrained = pretrained and (name is not None or given)
+        self.found_by_name = pretrained and name is not None and self.tokenizer.options is None
         self.feature_dim = _width(model.config, pooling)
         self._stack = LayerStack(model)
         self.standardize = Standardize(self.feature_dim) if standardize else None

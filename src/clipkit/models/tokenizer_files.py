@@ -46,7 +46,7 @@ def save_tokenizer(
     except OSError as error:
         raise UserError(
             f"the tokenizer could not be written to {folder}: {error}. "
-            f"Free some space or choose another place with {key}=DIR"
+            f"Make room there, or choose another place with {key}=DIR"
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -15,6 +15,7 @@ from clipkit.models.offline_weights import offline_vocabulary
 
 __all__ = ["Tokenizer", "TransformersTokenizer", "clip_tokenizer", "load_tokenizer", "named_tokenizer"]
 
+FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 CLIP_REPOSITORY = "openai/clip-vit-base-patch32"
 
 
@@ -135,6 +136,8 @@ def named_tokenizer(name: str, max_length: int) -> Any:
         if not folder.is_dir():
             raise UserError(f"backbone.text.tokenizer={name}: no such folder")
         name = str(folder)
+    if Path(name).is_dir():
+        _check_folder(Path(name))
     vocabulary = offline_vocabulary(name)
     source = name if vocabulary is None else str(vocabulary)
     with hub_access(source, key="backbone.text.tokenizer"):
@@ -144,6 +147,15 @@ def named_tokenizer(name: str, max_length: int) -> Any:
             raise UserError(
                 f"backbone.text.tokenizer={name} is no tokenizer that transformers knows: {error}"
             ) from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise for a folder without a tokenizer: transformers would make one of three tokens there."""
+    if any((folder / name).is_file() for name in FILES):
+        return
+    below = [folder / name for name in ("tokenizer", "model/tokenizer") if (folder / name).is_dir()]
+    hint = f"did you mean {below[0]}?" if below else "copy those of the model there, or name another folder or clip"
+    raise UserError(f"{folder} holds no tokenizer ({', '.join(FILES[:3])} …): {hint}")
 
 
 def clip_tokenizer() -> Any:

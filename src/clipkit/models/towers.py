@@ -31,6 +31,7 @@ class Tower(nn.Module):
         feature_dim: width of the feature that the projection takes.
         num_groups: how many groups (blocks, stages) can be frozen apart; 0: the tower cannot be split.
         pretrained: its weights were trained before this run.
+        found_by_name: `spec("pretrained")` finds these very weights again.
     """
 
     model: Any
@@ -38,6 +39,7 @@ class Tower(nn.Module):
     feature_dim: int
     num_groups: int
     pretrained: bool
+    found_by_name: bool = False
     standardize: Standardize | None
 
     def finish(self, feature: Tensor) -> Tensor:
@@ -57,7 +59,15 @@ class Tower(nn.Module):
 
         Args:
             towers: "inside" if a weights file will fill it, "pretrained" if its weights are loaded as they were.
+
+        Raises:
+            UserError: "pretrained" is asked of a tower whose weights no name finds again.
         """
+        if towers == "pretrained" and not self.found_by_name:
+            raise UserError(
+                "save.towers=pretrained leaves the towers out of model/, but the weights of this "
+                f"{type(self.model).__name__} would not be found again by a name: use save.towers=inside"
+            )
         kind = type(self)
         arguments = {**self.arguments, "pretrained": towers == "pretrained"}
         return {"_target_": f"{kind.__module__}.{kind.__qualname__}", **arguments}

@@ -69,7 +69,7 @@ class TransformersImageTower(ImageTower):
             _resize_positions(model, image_size)
         size = int(model.config.image_size)
         mean, std = list(mean or CLIP_MEAN), list(std or CLIP_STD)
-        self.pretrained = pretrained
+        self.pretrained, self.found_by_name = pretrained, pretrained and name is not None
         self.arguments = {
             "config": plain_config(model.config),
             "name": name,

@@ -49,7 +49,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             "weights_only=True does not read it). Convert it to safetensors where you trust it"
         ) from error
     except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as weights: {str(error).strip().partition(chr(10))[0]}") from error
+        said = str(error).strip().partition("\n")[0]
+        raise UserError(f"{file} is no file of weights that torch reads ({type(error).__name__}: {said})") from error
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]

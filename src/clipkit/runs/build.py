@@ -138,7 +138,7 @@ def _adapt_to_towers(name: str, stage: dict[str, Any], encoder: DualEncoder, not
         stage["train"][f"{kind}_groups"] = "all"
         stage["train"]["depthwise"] = True
     which = f"{' and '.join(fresh)} {'towers whole: they start' if len(fresh) > 1 else 'tower whole: it starts'}"
-    notes.append(f"stage {name} trains the {which} from scratch")
+    notes.append(f"stage {name} trains the {which} from scratch (groups and norms to train do not apply)")
 
 
 def _has_weights(tower: Any, encoder: DualEncoder) -> bool:

@@ -56,7 +56,8 @@ class Run:
         before = _read_json(self.folder / "run.json")
         plain = OmegaConf.to_container(config, resolve=True)
         assert isinstance(plain, dict)
-        if before is not None and "overrides" in before:
+        stillborn = before is not None and before.get("status") == "failed" and not _has_results(self.folder)
+        if before is not None and "overrides" in before and not stillborn:
             if not resume and not config.overwrite:
                 raise UserError(
                     f"{self.folder} already holds a run ({before.get('status')}): continue it with "
@@ -70,7 +71,7 @@ class Run:
             assert before is not None
             self.about = before
             return
-        if before is not None and not resume:
+        if before is not None and (not resume or stillborn):
             _remove_results(self.folder)
         overrides = [text for text in overrides if text.partition("=")[0] not in ("resume", "overwrite")]
         self.about |= {
@@ -191,6 +192,12 @@ def _flat(config: Any, prefix: str = "") -> Any:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _has_results(folder: Path) -> bool:
+    """Whether a run got as far as a checkpoint or a result; a mistake on the command line does not take its name."""
+    made = ("checkpoints", "model", "metrics.json", "metrics.csv", "tokenizer.json", "model.safetensors")
+    return any((folder / name).exists() for name in made)
 
 
 def _remove_results(folder: Path) -> None:

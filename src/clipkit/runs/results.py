@@ -148,8 +148,13 @@ def opening(run: Run, config: DictConfig, data: PairData, notes: Sequence[str]) 
     console.print(f"[bold]{title(config)}[/bold]  seed {config.seed}  →  {as_typed(run.folder)}", soft_wrap=True)
     counts = ", ".join(f"{split} {len(data.split(split)):,}" for split in ("train", "val", "test"))
     console.print(f"  pictures: {counts}")
+    say(notes)
+
+
+def say(notes: Sequence[str]) -> None:
+    """Print what was decided in the user's place."""
     for note in notes:
-        console.print(f"  note: {note}", soft_wrap=True)
+        console.print(f"  note: {note}", soft_wrap=True, markup=False)
 
 
 def show_finished(run: Run) -> None:

@@ -62,6 +62,8 @@ def train_stages(
         approach.enter(name, features)
         stage = approach.stages[name]
         trainer = _trainer(config, stage.epochs, stage.accumulate, [progress, writer], [metrics_file, *loggers])
+        if path is not None and resumed is not None:
+            console.print(f"  resumed: stage {name} after optimiser step {resumed[1]['global_step']:,}")
         console.print(f"[bold]stage {name}[/bold]: {_describe(approach, name, features)}", soft_wrap=True)
         trainer.fit(approach, datamodule=features.data, ckpt_path=path)
         if writer.best is not None:
