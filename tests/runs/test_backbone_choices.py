@@ -26,7 +26,7 @@ def test_an_image_towers_weights_are_named_or_a_file(value: str) -> None:
     check_command_line("train", [f"backbone.image.pretrained={value}"])
 
 
-@pytest.mark.parametrize("value", ["{a: 1}", "[1,2]"])
+@pytest.mark.parametrize("value", ["[1,2]", "[true]"])
 def test_anything_else_is_refused(value: str) -> None:
     with pytest.raises(UserError, match=r"backbone\.image\.pretrained"):
         check_command_line("train", [f"backbone.image.pretrained={value}"])
