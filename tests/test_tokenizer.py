@@ -8,11 +8,11 @@ import pytest
 
 from clipkit.errors import UserError
 from clipkit.models.bpe import train_bpe
-from clipkit.models.tokenizer_files import save_tokenizer
+from clipkit.models.tokenizer_files import holds_tokenizer, save_tokenizer
 from clipkit.runs.build import training_captions
 from clipkit.runs.compose import compose_config
+from clipkit.runs.output_folder import choose_folder
 from clipkit.runs.validate import check_command_line
-from clipkit.tokenizer import _choose_folder
 from conftest import Command
 
 FILES = {"tokenizer.json", "tokenizer_config.json"}
@@ -93,7 +93,7 @@ def test_a_place_that_does_not_do_is_refused(
     config = compose_config("tokenizer", [f"{key}={value}" for key, value in keys.items()])
     config.run_dir = str(tmp_path / "outputs")
     with pytest.raises(UserError, match=expected):
-        _choose_folder(config)
+        choose_folder(config, what="a tokenizer", holds=holds_tokenizer)
 
 
 @pytest.mark.parametrize(
