@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 from transformers import CLIPModel
 
+from clipkit.errors import UserError
 from clipkit.models.bpe import corpus_tokenizer
 from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.folder import save_model
+from clipkit.models.folder import load_model, save_model
 from clipkit.models.image import TimmImageTower
 from clipkit.models.model import Model
 from clipkit.models.projection import LinearProjection
 from clipkit.models.text_transformer import CausalTextTower
+from clipkit.runs.export import export
 from conftest import Command
 
 
@@ -51,6 +53,5 @@ def test_what_cannot_be_exported_is_said_in_one_message(clipkit: Command, tmp_pa
     assert done.returncode == 2
     assert "standardize=true" in done.stderr
     assert "Traceback" not in done.stderr
-    unknown = clipkit("export", "model=emoji_clip", "format=onnx", f"output={tmp_path / 'y'}")
-    assert unknown.returncode == 2
-    assert "transformers" in unknown.stderr
+    with pytest.raises(UserError, match="format=onnx: choose from transformers"):
+        export(load_model("emoji_clip"), tmp_path, "onnx")

@@ -338,7 +338,7 @@ def test_rows_and_files_that_are_not_there_are_broken_pictures(tmp_path: Path) -
     assert cars(tmp_path).fingerprint != before
 
 
-@pytest.mark.parametrize("name", ["kaggle", "mirror"])
+@pytest.mark.parametrize("name", ["kaggle", pytest.param("mirror", marks=pytest.mark.slow)])
 def test_a_model_is_evaluated_on_it_with_one_command(tmp_path: Path, clipkit: Command, name: str) -> None:
     LAYOUTS[name](tmp_path / "cars")
     done = clipkit("evaluate", "model=emoji_clip", "data=cars", f"data.root={tmp_path / 'cars'}")
@@ -346,6 +346,7 @@ def test_a_model_is_evaluated_on_it_with_one_command(tmp_path: Path, clipkit: Co
     assert f"test ({TEST} pictures)" in done.stdout + next(tmp_path.rglob("report.html")).read_text()
 
 
+@pytest.mark.slow
 def test_a_wrong_folder_is_one_message_on_the_command_line(tmp_path: Path, clipkit: Command) -> None:
     done = clipkit("evaluate", "model=emoji_clip", "data=cars", f"data.root={tmp_path}")
     assert done.returncode == 2, done.stdout + done.stderr

@@ -195,6 +195,7 @@ def test_a_class_without_a_picture_is_named(root: Path) -> None:
         cifar10(root)
 
 
+@pytest.mark.slow
 def test_a_model_is_evaluated_on_it_with_one_command(tmp_path: Path, root: Path, clipkit: Command) -> None:
     done = clipkit("evaluate", "model=emoji_clip", "data=cifar10", f"data.root={root}")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -174,6 +174,7 @@ def test_half_a_surrogate_pair_is_refused_before_it_reaches_the_table(tmp_path: 
         coco(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_coco_2017, write_coco_karpathy])
 def test_a_real_run(clipkit: Command, write: Callable[[Path], object]) -> None:
     write(clipkit.folder / "coco")
@@ -184,6 +185,7 @@ def test_a_real_run(clipkit: Command, write: Callable[[Path], object]) -> None:
     assert (clipkit.folder / "outputs/train/x/metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_unknown_layout_on_the_command_line_is_refused(clipkit: Command) -> None:
     write_coco_karpathy(clipkit.folder / "coco")
     done = clipkit("train", "data=coco", "data.root=coco", "backbone=tiny", "data.layout=2014", "name=x")

@@ -251,7 +251,8 @@ def test_commas_outside_quotation_marks_belong_to_the_caption(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "write"), [("flickr8k", write_flickr8k_kaggle), ("flickr30k", write_flickr30k_kaggle)]
+    ("name", "write"),
+    [("flickr8k", write_flickr8k_kaggle), pytest.param("flickr30k", write_flickr30k_kaggle, marks=pytest.mark.slow)],
 )
 def test_a_real_run(clipkit: Command, name: str, write: Callable[[Path], object]) -> None:
     write(clipkit.folder / "data")

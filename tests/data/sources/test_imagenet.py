@@ -216,6 +216,7 @@ def test_a_damaged_or_foreign_meta_file_is_a_user_error(tmp_path: Path) -> None:
         imagenet(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_model_is_evaluated_on_it_with_one_command(tmp_path: Path, clipkit: Command) -> None:
     flat(tmp_path / "data")
     done = clipkit("evaluate", "model=emoji_clip", "data=imagenet", f"data.root={tmp_path / 'data'}")
