@@ -61,6 +61,7 @@ def test_a_tokenizer_of_the_training_captions_once_and_again(clipkit: Command) -
     assert loaded(folder).model_max_length == 32
 
 
+@pytest.mark.slow
 def test_output_is_the_folder_and_no_other_is_left(clipkit: Command) -> None:
     done = clipkit("tokenizer", "data=synthetic", "output=words/mine", "vocab_size=300")
     assert done.returncode == 0, done.stderr
@@ -68,6 +69,7 @@ def test_output_is_the_folder_and_no_other_is_left(clipkit: Command) -> None:
     assert len(loaded(clipkit.folder / "words/mine")) == 300
 
 
+@pytest.mark.slow
 def test_a_vocabulary_that_is_too_small_is_refused_without_a_traceback(clipkit: Command) -> None:
     done = clipkit("tokenizer", "vocab_size=100", "name=x")
     assert done.returncode == 2

@@ -134,6 +134,7 @@ def test_own_class_folders_train(clipkit: Command) -> None:
     assert "divided 70/10/20" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_mistake_before_training_does_not_take_the_runs_name(clipkit: Command) -> None:
     wrong = clipkit("train", *SMALL, "data=synthetic", "backbone.text.tokenizer=outputs/tokenizer/nosuch", "name=x")
     assert_refused(wrong, "outputs/tokenizer/nosuch", "no such folder")

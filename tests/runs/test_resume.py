@@ -138,6 +138,7 @@ def test_resuming_what_is_not_there_is_refused(clipkit: Command) -> None:
     assert "no such run folder" in done.stderr
 
 
+@pytest.mark.slow
 def test_two_stops_in_a_row_still_give_the_same_result(clipkit: Command, straight: Path) -> None:
     start_and_signal(clipkit, signal.SIGTERM, at_epoch=1)
     folder = clipkit.folder / "outputs/train/stopped"
