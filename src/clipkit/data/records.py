@@ -47,6 +47,8 @@ class Records:
         reader: opens a picture by its name.
         name: of the data set, for messages and file names.
         notes: what was decided in the user's place, to be said.
+        inputs: the files and folders that the table was read from. While none of them changes, and none that is missing
+            appears, the table may be kept; without any it is read anew each time.
     """
 
     table: pa.Table
@@ -54,6 +56,7 @@ class Records:
     class_names: tuple[str, ...] = ()
     name: str = "data"
     notes: tuple[str, ...] = ()
+    inputs: tuple[Path, ...] = ()
 
     @classmethod
     def from_records(
@@ -98,6 +101,10 @@ class Records:
     def noting(self, notes: Sequence[str]) -> "Records":
         """The same records, with these notes added."""
         return replace(self, notes=(*self.notes, *notes))
+
+    def reading(self, inputs: Iterable[Path]) -> "Records":
+        """The same records, which were read from these files and folders."""
+        return replace(self, inputs=(*self.inputs, *inputs))
 
     def without(self, image_ids: Sequence[int]) -> "Records":
         """All records but these."""
