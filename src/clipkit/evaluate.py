@@ -17,6 +17,7 @@ def main(config: DictConfig) -> None:
     from clipkit.data.decoding import refuse_if_broken
     from clipkit.runs import build, machine, results
     from clipkit.runs.load import load
+    from clipkit.runs.progress import ProgressReporter
     from clipkit.runs.record import Run
 
     results.choose_evaluators(config.evaluators)
@@ -27,7 +28,8 @@ def main(config: DictConfig) -> None:
         machine.set_seed(config.seed)
         model = load(config.model).to(device)
         data = build.build_data(config, model.encoder)
-        broken, total = data.find_broken()
+        with ProgressReporter().showing() as progress:
+            broken, total = data.find_broken(on_progress=progress)
         refuse_if_broken(broken, total, data.max_broken, run.write_broken(broken))
         split = results.choose_split(data, config.split)
         notes = [*data.records.notes, f"evaluated on: {split} ({len(data.split(split)) or total:,} pictures)"]

@@ -45,8 +45,10 @@ def main(config: DictConfig) -> float | None:
         encoder.frozen_dtype = machine.frozen_dtype(config.trainer.frozen_precision)
         data = build.build_data(config, encoder)
         approach, decided = build.build_approach(config, encoder)
-        broken, total = data.find_broken()
+        with ProgressReporter().showing() as progress:
+            broken, total = data.find_broken(packed=run.about.get("packed"), on_progress=progress)
         refuse_if_broken(broken, total, data.max_broken, run.write_broken(broken))
+        run.note(packed=data.packed)
         notes = [
             *data.records.notes,
             *notes,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipkit.data.decoding import decode_all, refuse_if_broken
+from clipkit.data.decoding import check_pictures, decode_all, fits_in_memory, in_order, refuse_if_broken
 from clipkit.data.images import FolderReader
 from clipkit.data.records import Record, Records
 from clipkit.errors import UserError
@@ -48,33 +48,82 @@ def mixed(tmp_path: Path) -> Records:
     return Records.from_records(rows, reader=FolderReader(tmp_path))
 
 
-@pytest.mark.parametrize("memory_limit", [1000, 0])
-def test_broken_pictures_are_listed_and_good_ones_keep_their_pixels_and_captions(
-    mixed: Records, memory_limit: float
-) -> None:
-    decoded, broken = decode_all(mixed, ImagePreprocess(8), memory_limit=memory_limit)
-    names = [name for name, _ in broken]
-    assert names == ["bad_truncated.jpg", "bad_missing.jpg", "bad_text.jpg", "bad_empty.png", "bad_bomb.png"]
+BAD = ["bad_truncated.jpg", "bad_missing.jpg", "bad_text.jpg", "bad_empty.png", "bad_bomb.png"]
+
+
+def test_broken_pictures_are_listed_and_good_ones_keep_their_pixels_and_captions(mixed: Records) -> None:
+    kept, pixels, broken = decode_all(mixed, ImagePreprocess(8))
+    assert [name for name, _ in broken] == BAD
     assert all(reason for _, reason in broken)
-    kept = decoded.records
     assert [kept.captions(row) for row in range(5)] == [[f"number {i}"] for i in range(5)]
-    order = kept.image_ids[[3, 0, 4, 1, 2]]
-    pixels = decoded(order)
-    for colour, picture in zip([COLOURS[i] for i in (3, 0, 4, 1, 2)], pixels, strict=True):
+    for colour, picture in zip(COLOURS, pixels, strict=True):
         assert torch.equal(picture, torch.tensor(colour, dtype=torch.uint8).view(3, 1, 1).expand(3, 8, 8))
+
+
+def test_a_check_alone_finds_the_same_broken_pictures(mixed: Records) -> None:
+    kept, broken = check_pictures(mixed)
+    assert [name for name, _ in broken] == BAD
+    assert kept.table.equals(decode_all(mixed, ImagePreprocess(8))[0].table)
+
+
+def test_what_was_found_broken_is_remembered_until_a_picture_changes(mixed: Records, tmp_path: Path) -> None:
+    cache, opened = tmp_path / "cache", []
+    first = check_pictures(mixed, cache=cache, on_progress=lambda what, done, total: opened.append(done))
+    assert opened
+    opened.clear()
+    again = check_pictures(mixed, cache=cache, on_progress=lambda what, done, total: opened.append(done))
+    assert not opened
+    assert again[1] == first[1]
+    assert again[0].table.equals(first[0].table)
+    Image.new("RGB", (20, 16)).save(tmp_path / "bad_missing.jpg")
+    fresh = Records(mixed.table, FolderReader(tmp_path))
+    assert [name for name, _ in check_pictures(fresh, cache=cache)[1]] == [
+        name for name in BAD if "missing" not in name
+    ]
+
+
+def test_a_damaged_memory_of_the_check_is_not_believed(mixed: Records, tmp_path: Path) -> None:
+    check_pictures(mixed, cache=tmp_path / "cache")
+    for file in (tmp_path / "cache").iterdir():
+        file.write_text('{"broken": ')
+    assert [name for name, _ in check_pictures(mixed, cache=tmp_path / "cache")[1]] == BAD
+
+
+def test_a_jpeg_that_ends_early_is_found_at_any_place(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8))
+    picture.save(tmp_path / "whole.jpg")
+    data = (tmp_path / "whole.jpg").read_bytes()
+    for share in (10, 50, 90, 99):
+        (tmp_path / f"cut{share}.jpg").write_bytes(data[: len(data) * share // 100])
+    names = ["whole.jpg", *(f"cut{share}.jpg" for share in (10, 50, 90, 99))]
+    records = Records.from_records([Record(name) for name in names], reader=FolderReader(tmp_path))
+    assert [name for name, _ in check_pictures(records)[1]] == names[1:]
 
 
 def test_pixels_are_kept_in_memory_only_where_they_fit(mixed: Records) -> None:
     needed = 10 * 3 * 8 * 8 / 1e6
-    assert decode_all(mixed, ImagePreprocess(8), memory_limit=needed)[0].pixels is not None
-    assert decode_all(mixed, ImagePreprocess(8), memory_limit=needed * 0.99)[0].pixels is None
+    assert fits_in_memory(mixed, ImagePreprocess(8), needed)
+    assert not fits_in_memory(mixed, ImagePreprocess(8), needed * 0.99)
 
 
 def test_no_pictures_at_all_are_no_error(tmp_path: Path) -> None:
     empty = Records.from_records([], reader=FolderReader(tmp_path))
-    decoded, broken = decode_all(empty, ImagePreprocess(8), memory_limit=1)
-    assert broken == []
-    assert len(decoded.records) == 0
+    kept, pixels, broken = decode_all(empty, ImagePreprocess(8))
+    assert (len(kept), len(pixels), broken) == (0, 0, [])
+    assert check_pictures(empty) == (empty, [])
+
+
+def test_work_by_threads_comes_back_in_order_and_does_not_run_far_ahead() -> None:
+    begun = []
+
+    def double(number: int) -> int:
+        begun.append(number)
+        return 2 * number
+
+    results = in_order(double, range(1000), threads=3, ahead=4)
+    assert next(results) == 0
+    assert len(begun) < 50
+    assert list(results) == [2 * number for number in range(1, 1000)]
 
 
 def test_more_broken_pictures_than_allowed_are_refused_with_their_names() -> None:

@@ -51,6 +51,7 @@ class FrozenFeatures:
             "records": records.fingerprint,
             "image_ids": records.image_ids.tolist(),
             "policy": [self.data.augmentation_name, repr(self.data.augment), self.data.seed] if views > 1 else None,
+            **({"packed": self.data.packed} if views > 1 and self.data.packed != "none" else {}),
         }
         total = views * len(records)
 
@@ -59,8 +60,8 @@ class FrozenFeatures:
             for view in range(views):
                 for start in range(0, len(records), self.batch_size):
                     ids = records.image_ids[start : start + self.batch_size]
-                    pixels = self.data.pixels(ids).to(self._device)
-                    pixels = self.data.augmented(pixels, ids, view) if view else pixels
+                    pixels = self.data.view(ids, view, device=self._device) if view else self.data.pixels(ids)
+                    pixels = pixels.to(self._device)
                     yield self.encoder.trunk(pixels, groups=0)["feature"].cpu().numpy()
                     done += len(ids)
                     self.on_progress(f"image features of {split}", done, total)

@@ -1,8 +1,11 @@
 """Batches for training and evaluation, from records."""
 
+import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,11 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.data.captions import caption_by_templates
-from clipkit.data.decoding import Broken, Decoded, decode_all
+from clipkit.data.decoding import Broken, check_pictures, decode_all, fits_in_memory
+from clipkit.data.packing import PackedStore, find_store
+from clipkit.data.pixels import Pixels
+from clipkit.data.policies import PicturePolicy, Policy, augmentation_policy
 from clipkit.data.randomness import uniform
 from clipkit.data.records import Records
 from clipkit.data.sampling import EpochBatches, ResumableLoader, as_it_is
-from clipkit.data.transforms import Policy, augmentation_policy
 from clipkit.errors import UserError
 
 __all__ = ["Batch", "PairData", "Served"]
@@ -52,11 +57,13 @@ class PairData(LightningDataModule):
         records: of all splits.
         preprocess, tokenize: the model's own.
         batch_size: pictures a batch, where a stage does not say.
-        augmentation: the name of a policy (`clipkit.data.transforms`).
+        augmentation: the name of a policy (`clipkit.data.policies`).
         templates: sentences that caption labelled pictures without captions, and name classes for zero-shot.
         max_broken: allowed share of broken pictures.
         memory_limit: megabytes of decoded pixels kept in memory.
-        workers: processes that decode; 0 decodes in the main one.
+        workers: processes that decode; 0 decodes in the main one, "auto" takes as many as there are cores, up to 16.
+        packed: "auto" takes training pictures from the packed store where it has them, "none" does not.
+        cache_dir: holds packed stores, and which pictures were found broken.
         limit: train on this many pictures, no two of one group.
         seed: of all random choices.
     """
@@ -72,7 +79,9 @@ class PairData(LightningDataModule):
         templates: Sequence[str] = ("a photo of a {}.",),
         max_broken: float = 0.01,
         memory_limit: float = 1024,
-        workers: int = 0,
+        workers: int | Literal["auto"] = "auto",
+        packed: Literal["auto", "none"] = "auto",
+        cache_dir: str | Path | None = None,
         limit: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -81,20 +90,71 @@ class PairData(LightningDataModule):
         self.templates = tuple(templates)
         self.tokenize = tokenize
         self.preprocess = preprocess
-        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self.batch_size, self.seed = batch_size, seed
+        self.workers = min(16, os.cpu_count() or 1) if workers == "auto" else workers
+        self.use_packed, self.cache_dir = packed == "auto", None if cache_dir is None else Path(cache_dir).expanduser()
         self.limit = limit
         self.max_broken, self.memory_limit = max_broken, memory_limit
         self.augmentation_name = augmentation
         self.augment = augmentation_policy(augmentation)
         self.served = Served(batch_size)
-        self.decoded: Decoded | None = None
+        self._pixels: Pixels | None = None
 
-    def find_broken(self) -> tuple[list[Broken], int]:
-        """Decode every picture once and drop the broken ones; returns them and how many pictures there were."""
-        total = len(self.all_records)
-        self.decoded, broken = decode_all(self.all_records, self.preprocess, memory_limit=self.memory_limit)
-        self.all_records = self.decoded.records
+    def find_broken(
+        self, *, packed: str | None = None, on_progress: Callable[[str, int, int], None] | None = None
+    ) -> tuple[list[Broken], int]:
+        """Open every picture once and drop the broken ones.
+
+        Small data sets stay in memory. Of larger ones it is remembered what was broken, while no picture changes.
+
+        Args:
+            packed: what `self.packed` was when the run began, if it is continued: the same store, or "none".
+            on_progress: called with (what, done, total).
+
+        Returns:
+            The broken pictures with their reasons, and how many pictures there were.
+
+        Raises:
+            UserError: the packed store that the run began with is not there any more.
+        """
+        total, memory, threads = len(self.all_records), None, os.cpu_count() or 1
+        if fits_in_memory(self.all_records, self.preprocess, self.memory_limit):
+            records, memory, broken = decode_all(
+                self.all_records, self.preprocess, threads=threads, on_progress=on_progress
+            )
+        else:
+            cache = None if self.cache_dir is None else self.cache_dir / "checked"
+            records, broken = check_pictures(self.all_records, cache=cache, threads=threads, on_progress=on_progress)
+        self.all_records = records
+        self._pixels = Pixels(records, self.preprocess, memory=memory)
+        opened = memory is None or isinstance(self.augment, PicturePolicy)
+        if opened and self.use_packed and self.cache_dir is not None and packed != "none":
+            self._find_packed(self.cache_dir / "packed", packed)
         return broken, total
+
+    def _find_packed(self, folder: Path, name: str | None) -> None:
+        assert self._pixels is not None
+        train = self.all_records.select("train")
+        if name is None and (not folder.is_dir() or not len(train)):
+            return
+        if name is None:
+            store, notes = find_store(folder, train.picture_hashes, size=self._pixels.size)
+        else:
+            store, notes = PackedStore(folder / name), []
+        if store is not None:
+            held = int((store.rows(train.picture_hashes) >= 0).sum())
+            notes.append(
+                f"{held:,} of {len(train):,} training pictures come from the packed store {store.place} "
+                "(data.packed=none reads the pictures themselves)"
+            )
+            self._pixels.use(store)
+        self.all_records = self.all_records.noting(notes)
+
+    @property
+    def packed(self) -> str:
+        """The packed store that training pictures come from, by name; "none"."""
+        store = None if self._pixels is None else self._pixels.packed
+        return "none" if store is None else store.place.name
 
     @property
     def records(self) -> Records:
@@ -110,15 +170,24 @@ class PairData(LightningDataModule):
         """Set what the next stage trains on."""
         self.served = served
 
-    def pixels(self, image_ids: NDArray[np.int64]) -> Tensor:
-        """[B] image ids -> uint8 [B, 3, S, S]."""
-        if self.decoded is None:
-            self.decoded = Decoded(self.all_records, self.preprocess, None)
-        return self.decoded(image_ids)
+    def pixels(self, image_ids: NDArray[np.int64], *, training: bool = False) -> Tensor:
+        """[B] image ids -> uint8 [B, 3, S, S], as the model's preprocessing makes them; `training`: see `Pixels`."""
+        if self._pixels is None:
+            self._pixels = Pixels(self.all_records, self.preprocess)
+        return self._pixels.squares(image_ids, training=training)
+
+    def view(self, image_ids: NDArray[np.int64], epoch: int, *, device: torch.device | None = None) -> Tensor:
+        """[B] image ids -> their epoch-th view under the augmentation policy: uint8, or float 0–1 [B, 3, S, S]."""
+        if isinstance(self.augment, PicturePolicy):
+            self.pixels(image_ids[:0])
+            assert self._pixels is not None
+            draws = uniform(self.seed, epoch, image_ids, self.augment.draws, purpose="augment")
+            return self._pixels.augmented(image_ids, self.augment, draws).to(device)
+        return self.augmented(self.pixels(image_ids, training=True).to(device), image_ids, epoch)
 
     def augmented(self, images: Tensor, image_ids: NDArray[np.int64], epoch: int) -> Tensor:
-        """A batch under the augmentation policy: its epoch-th view. uint8 in, float 0–1 or uint8 out."""
-        if self.augment is None:
+        """A batch of squares under a policy that works on batches: its epoch-th view. uint8 in, float 0–1 out."""
+        if self.augment is None or isinstance(self.augment, PicturePolicy):
             return images
         draws = uniform(self.seed, epoch, image_ids, self.augment.draws, purpose="augment")
         return self.augment(images, torch.from_numpy(draws).to(images.device, torch.float32))
@@ -133,9 +202,9 @@ class PairData(LightningDataModule):
         return ResumableLoader(
             PairDataset(self, records, "train"),
             batches,
-            num_workers=self._workers(),
-            persistent_workers=self._workers() > 0,
+            persistent_workers=self._workers("train") > 0,
             pin_memory=torch.cuda.is_available(),
+            **self._processes("train"),
         )
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
@@ -148,13 +217,24 @@ class PairData(LightningDataModule):
         chunks = [[(0, row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
         dataset = PairDataset(self, records, split)
         return DataLoader(
-            dataset, batch_sampler=chunks, collate_fn=as_it_is, generator=torch.Generator(), num_workers=self._workers()
+            dataset,
+            batch_sampler=chunks,
+            collate_fn=as_it_is,
+            generator=torch.Generator(),
+            **self._processes(split),
         )
 
-    def _workers(self) -> int:
-        """Features and pixels in memory need no processes."""
-        in_memory = self.served.image_features is not None or (self.decoded and self.decoded.pixels is not None)
-        return 0 if in_memory else self.workers
+    def _workers(self, split: str) -> int:
+        """Features, and pixels in memory that are not opened anew, need no processes."""
+        in_memory = self._pixels is not None and self._pixels.memory is not None
+        opened = split == "train" and isinstance(self.augment, PicturePolicy)
+        return 0 if self.served.image_features is not None or (in_memory and not opened) else self.workers
+
+    def _processes(self, split: str) -> dict[str, Any]:
+        """A loader's arguments. Forked processes share the records' table; others would get a copy each."""
+        count = self._workers(split)
+        fork = count > 0 and "fork" in multiprocessing.get_all_start_methods()
+        return {"num_workers": count, "multiprocessing_context": "fork" if fork else None}
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment training pictures, on the device."""
@@ -196,8 +276,10 @@ class PairDataset(Dataset[Batch]):
             batch["text"] = self.data.tokenize([self.texts[int(index)].as_py() for index in text])
         if self.served.image_features is not None:
             batch["trunk"] = {"feature": self._views(rows, image_ids, epoch)}
+        elif self.split == "train" and isinstance(self.data.augment, PicturePolicy):
+            batch["image"] = self.data.view(image_ids, epoch)
         else:
-            batch["image"] = self.data.pixels(image_ids)
+            batch["image"] = self.data.pixels(image_ids, training=self.split == "train")
         return batch
 
     def _captions(

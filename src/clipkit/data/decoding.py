@@ -1,20 +1,29 @@
-"""Decode every picture once: finds the broken ones before training, and keeps small data sets in memory."""
+"""The pixels of a data set: every picture is opened once to find the broken ones; small sets stay in memory."""
 
+import hashlib
+import io
+import json
+import os
 import struct
 import zipfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from clipkit.data.images import EncodedReader
 from clipkit.data.records import Records
 from clipkit.errors import UserError
+from clipkit.pictures import decode
 
-__all__ = ["Broken", "Decoded", "decode_all", "refuse_if_broken"]
+__all__ = ["DECODE_ERRORS", "Broken", "check_pictures", "decode_all", "fits_in_memory", "in_order", "refuse_if_broken"]
 
 DECODE_ERRORS = (
     OSError,  # missing, unidentified, truncated
@@ -26,74 +35,86 @@ DECODE_ERRORS = (
     Image.DecompressionBombError,
 )
 Broken = tuple[str, str]  # a picture's name, and what is wrong with it
+Preprocess = Callable[[Image.Image], Tensor]
+Progress = Callable[[str, int, int], None]
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 
-class Decoded:
-    """The pixels of a data set: from memory where they fit, else decoded again at each use.
-
-    Args:
-        records: the whole data set, broken pictures removed.
-        preprocess: PIL image -> uint8 [3, S, S].
-        pixels: [N, 3, S, S] uint8 in the order of `records`, or None.
-    """
-
-    def __init__(self, records: Records, preprocess: Callable[[Image.Image], Tensor], pixels: Tensor | None) -> None:
-        self.records, self.preprocess, self.pixels = records, preprocess, pixels
-        self._row_of = {int(image_id): row for row, image_id in enumerate(records.image_ids)}
-
-    def __call__(self, image_ids: NDArray[np.int64]) -> Tensor:
-        """[B] image ids -> uint8 [B, 3, S, S]."""
-        rows = [self._row_of[int(image_id)] for image_id in image_ids]
-        if self.pixels is not None:
-            return self.pixels[rows]
-        return torch.stack([self.preprocess(self.records.reader(self.records.image_name(row))) for row in rows])
+def fits_in_memory(records: Records, preprocess: Preprocess, memory_limit: float) -> bool:
+    """Whether all squares of pixels together take no more than `memory_limit` megabytes."""
+    return len(records) * preprocess(Image.new("RGB", (8, 8))).numel() <= memory_limit * 1e6
 
 
 def decode_all(
-    records: Records, preprocess: Callable[[Image.Image], Tensor], *, memory_limit: float, threads: int = 2
-) -> tuple[Decoded, list[Broken]]:
-    """Open every picture once.
+    records: Records, preprocess: Preprocess, *, threads: int = 2, on_progress: Progress | None = None
+) -> tuple[Records, Tensor, list[Broken]]:
+    """Open every picture and keep its pixels.
 
     Args:
         records: of all splits.
         preprocess: PIL image -> uint8 [3, S, S].
-        memory_limit: megabytes of pixels to keep; a larger set is only checked.
         threads: pictures decoded at a time.
+        on_progress: called with (what, done, total).
 
     Returns:
-        The pixels of the readable pictures, and the broken ones with their reasons.
+        The records of the readable pictures, their pixels [N, 3, S, S], and the broken ones with their reasons.
     """
-    broken: list[Broken] = []
-    good: list[int] = []
-    pixels: Tensor | None = None
-    image_ids = records.image_ids
-    if len(records):
-        probe = preprocess(Image.new("RGB", (8, 8)))
-        if probe.numel() * len(records) <= memory_limit * 1e6:
-            pixels = torch.empty((len(records), *probe.shape), dtype=torch.uint8)
+    probe = preprocess(Image.new("RGB", (8, 8)))
+    pixels = torch.empty((len(records), *probe.shape), dtype=torch.uint8)
 
-    def attempt(row: int) -> Tensor | str:
+    def attempt(row: int) -> str | None:
         try:
-            return preprocess(records.reader(records.image_name(row)))
+            pixels[row] = preprocess(records.reader(records.image_name(row)))
         except DECODE_ERRORS as error:
             return str(error) or type(error).__name__
+        return None
 
-    with ThreadPoolExecutor(threads) as pool:
-        for row, outcome in enumerate(pool.map(attempt, range(len(records)), chunksize=16)):
-            if isinstance(outcome, str):
-                broken.append((records.image_name(row), outcome))
-                continue
-            if pixels is not None:
-                pixels[row] = outcome
-            good.append(row)
+    broken = _broken(records, attempt, "opening pictures", threads, on_progress)
     if broken:
-        kept = set(good)
-        records = records.without([int(image_ids[row]) for row in range(len(image_ids)) if row not in kept])
-        pixels = None if pixels is None else pixels[good]
-    return Decoded(records, preprocess, pixels), broken
+        keep = np.setdiff1d(np.arange(len(records)), list(broken))
+        pixels = pixels[torch.from_numpy(keep)]
+    return _without(records, broken), pixels, [(records.image_name(row), why) for row, why in broken.items()]
 
 
-def refuse_if_broken(broken: list[Broken], total: int, max_broken: float, listing: object) -> None:
+def check_pictures(
+    records: Records, *, cache: str | Path | None = None, threads: int = 2, on_progress: Progress | None = None
+) -> tuple[Records, list[Broken]]:
+    """Open every picture to find the broken ones. What was found is kept, and found again while no picture changes.
+
+    JPEGs are decoded at an eighth of their size: their data is read to the end, which is where damage shows.
+
+    Args:
+        records: of all splits.
+        cache: a folder for what was found; None checks each time.
+        threads: pictures opened at a time.
+        on_progress: called with (what, done, total).
+
+    Returns:
+        The records of the readable pictures, and the broken ones with their reasons.
+    """
+    place = None
+    if cache is not None:
+        key = hashlib.sha256(records.picture_hashes.tobytes()).hexdigest()[:32]
+        place = Path(cache).expanduser() / f"{records.name}-{key}.json"
+        with suppress(OSError, ValueError, AttributeError):
+            known = {int(row): str(why) for row, why in json.loads(place.read_text())["broken"].items()}
+            return _without(records, known), [(records.image_name(row), why) for row, why in known.items()]
+
+    def attempt(row: int) -> str | None:
+        try:
+            _open(records, records.image_name(row))
+        except DECODE_ERRORS as error:
+            return str(error) or type(error).__name__
+        return None
+
+    broken = _broken(records, attempt, "checking pictures", threads, on_progress)
+    if place is not None:
+        _keep(place, {"pictures": len(records), "broken": broken})
+    return _without(records, broken), [(records.image_name(row), why) for row, why in broken.items()]
+
+
+def refuse_if_broken(broken: Sequence[Broken], total: int, max_broken: float, listing: object) -> None:
     """Stop when more than the allowed share of pictures is broken.
 
     Raises:
@@ -106,3 +127,61 @@ def refuse_if_broken(broken: list[Broken], total: int, max_broken: float, listin
             f"{len(broken)} of {total} pictures are broken or missing, more than data.max_broken={max_broken} "
             f"allows:\n{shown}{more}\nThe whole list: {listing}"
         )
+
+
+def in_order(work: Callable[[In], Out], items: Iterable[In], *, threads: int, ahead: int = 32) -> Iterator[Out]:
+    """`map` by several threads, at most `ahead` results a thread before the one that is asked for."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[Out]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _open(records: Records, name: str) -> None:
+    if not isinstance(records.reader, EncodedReader):
+        records.reader(name)
+        return
+    image = Image.open(io.BytesIO(records.reader.read(name)))
+    if image.format == "JPEG":
+        image.draft(image.mode, (1, 1))
+        image.load()
+    else:
+        decode(image)
+
+
+def _broken(
+    records: Records,
+    attempt: Callable[[int], str | None],
+    what: str,
+    threads: int,
+    on_progress: Progress | None,
+) -> dict[int, str]:
+    """Broken rows and their reasons."""
+    broken: dict[int, str] = {}
+    chunks = [range(start, min(start + 64, len(records))) for start in range(0, len(records), 64)]
+
+    def attempt_all(rows: range) -> list[str | None]:
+        return [attempt(row) for row in rows]
+
+    for chunk, reasons in zip(chunks, in_order(attempt_all, chunks, threads=threads), strict=True):
+        broken.update({row: why for row, why in zip(chunk, reasons, strict=True) if why is not None})
+        if on_progress is not None:
+            on_progress(what, chunk.stop, len(records))
+    return broken
+
+
+def _without(records: Records, broken: dict[int, str]) -> Records:
+    return records.without(records.image_ids[list(broken)].tolist()) if broken else records
+
+
+def _keep(place: Path, value: object) -> None:
+    """Written for the next time; a disk that is full costs no more than that."""
+    part = place.with_name(f".{place.name}.part{os.getpid()}")
+    with suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(value))
+        part.replace(place)

@@ -5,13 +5,13 @@ import io
 import os
 import zipfile
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
 from clipkit.pictures import decode
 
-__all__ = ["FolderReader", "ImageReader", "ZipReader"]
+__all__ = ["EncodedReader", "FolderReader", "ImageReader", "ZipReader"]
 
 
 class ImageReader(Protocol):
@@ -22,18 +22,35 @@ class ImageReader(Protocol):
         """A text that changes when the picture's content does."""
 
 
+@runtime_checkable
+class EncodedReader(ImageReader, Protocol):
+    """A reader of picture files, which can also give a file's bytes: they are decoded faster from there."""
+
+    def read(self, name: str) -> bytes:
+        """The encoded bytes of a picture; raises `OSError` if there are none."""
+
+
 class FolderReader:
     """Picture files below a folder; absolute names stand as they are."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
+    def spec(self) -> dict[str, str]:
+        """What makes this reader again."""
+        return {"_target_": "clipkit.data.images.FolderReader", "root": str(self.root)}
+
     def __call__(self, name: str) -> Image.Image:
         return decode(Image.open(self.root / name))
 
+    def read(self, name: str) -> bytes:
+        """The bytes of one file."""
+        with open(os.path.join(self.root, name), "rb") as file:
+            return file.read()
+
     def stamp(self, name: str) -> str:
         try:
-            status = os.stat(self.root / name)
+            status = os.stat(os.path.join(self.root, name))  # a third of the time that joining Paths takes
         except OSError:
             return "missing"
         return f"{status.st_size}:{status.st_mtime_ns}"

@@ -38,6 +38,10 @@ class ParquetReader:
         self.root, self.column = Path(root), column
         self._forget()
 
+    def spec(self) -> dict[str, str]:
+        """What makes this reader again."""
+        return {"_target_": "clipkit.data.parquet.ParquetReader", "root": str(self.root), "column": self.column}
+
     def __call__(self, name: str) -> Image.Image:
         return decode(Image.open(io.BytesIO(self.read(name))))
 

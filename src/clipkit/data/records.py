@@ -3,6 +3,7 @@
 The columns live in Arrow buffers, which worker processes share instead of copying.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -149,10 +150,20 @@ class Records:
         return captions
 
     @cached_property
+    def _stamped(self) -> list[str]:
+        """Each picture's name with its stamp."""
+        return [f"{name}\t{self.reader.stamp(name)}" for name in self.table["image"].to_pylist()]
+
+    @cached_property
+    def picture_hashes(self) -> NDArray[np.uint64]:
+        """[N] one number a picture, that changes when the picture does: of its name and its reader's stamp."""
+        digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in self._stamped)
+        return np.frombuffer(digests, np.uint64)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Changes when any picture, caption, label or their order does."""
-        images = self.table["image"].to_pylist()
-        parts = [f"{name}\t{self.reader.stamp(name)}" for name in images]
+        parts = list(self._stamped)
         texts, index = self.caption_texts
         parts += texts.to_pylist()
         parts += [str(a.tolist()) for a in (index, self.caption_offsets, self.labels, self.groups)]

@@ -21,6 +21,10 @@ EXAMPLES = {
         "python -m clipkit.tokenizer data=emoji",
         "python -m clipkit.tokenizer data=pairs data.file=captions.csv vocab_size=8000 name=my_words",
     ),
+    "pack": (
+        "python -m clipkit.pack data=coco data.root=/path/to/coco size=256",
+        "python -m clipkit.pack data=coco data.root=/path/to/coco size=256 format=jpeg",
+    ),
     "export": (
         "python -m clipkit.export model=outputs/train/my_run format=transformers",
         "python -m clipkit.export model=open_clip:ViT-B-32/laion2b_s34b_b79k output=my_clip",

@@ -32,6 +32,8 @@ MAY_CHANGE = (
     "report",
     "evaluators",
     "cache_dir",
+    "data.cache_dir",
+    "data.workers",
     "trainer.checkpoint_minutes",
 )
 
@@ -66,6 +68,7 @@ class Run:
             if resume:
                 _same_configuration(self.folder, plain)
                 self.about = {"earlier_wall_s": before.get("wall_s", 0) + before.get("earlier_wall_s", 0)}
+                self.about |= {"packed": before["packed"]} if "packed" in before else {}
         self.finished = resume and before is not None and before.get("status") == "finished"
         if self.finished:
             assert before is not None

@@ -1,20 +1,17 @@
-"""Augmentation policies: batched, on the model's device, drawn from numbers given per sample.
+"""The policy `affine_color`: batched, on the model's device, drawn from numbers given per sample.
 
 Run: python -m clipkit.train data.augmentation=affine_color
 """
 
 import math
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from clipkit.errors import UserError
-
-__all__ = ["POLICIES", "AffineColor", "Policy", "augmentation_policy"]
+__all__ = ["AffineColor"]
 
 
 @dataclass(frozen=True)
@@ -86,16 +83,3 @@ class AffineColor:
         colour = contrast * (grey + fade * (rotation - grey))  # [B, 3, 3]
         mapped = torch.einsum("bij,bjhw->bihw", colour, x - 0.5)
         return (mapped + (0.5 + self.brightness * around[:, 7]).unsqueeze(-1)).clamp_(0, 1)
-
-
-Policy = Literal["none", "affine_color"]
-POLICIES: dict[str, AffineColor | None] = {"none": None, "affine_color": AffineColor()}
-
-
-def augmentation_policy(name: str) -> AffineColor | None:
-    """A policy by name; `UserError` with the nearest name if there is none."""
-    if name not in POLICIES:
-        near = get_close_matches(name, POLICIES, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise UserError(f"data.augmentation={name}{hint}: choose from {', '.join(POLICIES)}")
-    return POLICIES[name]

@@ -1,13 +1,10 @@
 """Augmentation: nothing at strength zero, everything by the draws."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
-from clipkit.data.transforms import AffineColor, augmentation_policy
-from clipkit.errors import UserError
+from clipkit.data.affine_color import AffineColor
 
 OFF: dict[str, float] = dict.fromkeys(
     ("degrees", "shear", "translate", "zoom", "stretch", "hue", "saturation", "contrast", "brightness", "grey", "flip"),
@@ -131,13 +128,3 @@ def test_translation_shifts_by_a_share_of_the_side() -> None:
     out = only(translate=0.25)(x, numbers)  # 6 of 24 pixels, sideways
     left, right = (out[..., :18], x[..., 6:]), (out[..., 6:], x[..., :18])
     assert any(torch.allclose(found, expected, atol=1e-3) for found, expected in (left, right))
-
-
-@pytest.mark.parametrize(("name", "hint"), [("affine_colour", "did you mean affine_color"), ("zzz", "choose from")])
-def test_an_unknown_policy_names_the_known_ones(name: Any, hint: str) -> None:
-    with pytest.raises(UserError, match=hint):
-        augmentation_policy(name)
-
-
-def test_the_policy_none_is_no_policy() -> None:
-    assert augmentation_policy("none") is None

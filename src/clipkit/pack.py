@@ -1,0 +1,48 @@
+"""Pack a data set: decode every picture once into a store that training then reads instead of the files.
+
+Run: python -m clipkit.pack data=coco data.root=/path/to/coco size=256
+     python -m clipkit.pack data=coco data.root=/path/to/coco size=256 format=jpeg
+"""
+
+from omegaconf import DictConfig
+
+from clipkit.runs.command import command
+
+
+@command("pack")
+def main(config: DictConfig) -> None:
+    """Pack one data set."""
+    import os
+
+    from hydra.core.hydra_config import HydraConfig
+
+    from clipkit.data.decoding import refuse_if_broken
+    from clipkit.data.packing import pack
+    from clipkit.runs import results
+    from clipkit.runs.build import build_records
+    from clipkit.runs.progress import ProgressReporter
+    from clipkit.runs.record import Run
+
+    run = Run(config, list(HydraConfig.get().overrides.task))
+    with run.recording():
+        records = build_records(config)
+        results.say(records.notes)
+        with ProgressReporter().showing() as progress:
+            store, broken = pack(
+                records,
+                f"{config.cache_dir}/packed",
+                size=config.size,
+                format=config.format,
+                quality=config.quality,
+                threads=os.cpu_count() or 1,
+                overwrite=config.overwrite,
+                on_progress=progress,
+            )
+        listing = run.write_broken(broken)
+        results.show_packed(store, len(records), listing if broken else None)
+        run.finish(store=str(store.place), pictures=len(store))
+        refuse_if_broken(broken, len(records), config.data.max_broken, listing)
+
+
+if __name__ == "__main__":
+    main()
