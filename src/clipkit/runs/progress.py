@@ -14,6 +14,7 @@ __all__ = ["ProgressReporter", "TrainingProgress", "as_typed", "console"]
 
 console = Console(highlight=False)
 LINE_EVERY_S = 15.0
+MUCH_WAITING = 0.4  # of an epoch
 
 
 def as_typed(folder: Path) -> Path:
@@ -71,6 +72,9 @@ class TrainingProgress(pl.Callback):
         self._pictures = 0
         self._paused = 0.0
         self._pause_began = 0.0
+        self._waited = self._worked = 0.0  # seconds of this epoch: for batches, and for steps
+        self._step_began = self._step_ended = 0.0
+        self.waiting: list[float] = []  # share of each epoch that was spent waiting for batches
 
     @property
     def pairs_per_second(self) -> float:
@@ -85,9 +89,34 @@ class TrainingProgress(pl.Callback):
             total = (trainer.max_epochs or 1) * trainer.num_training_batches
             self._task = self._progress.add_task(f"stage {self.stage}", total=total, note="")
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._waited = self._worked = 0.0
+        self._step_ended = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._step_began = time.monotonic()
+        self._waited += self._step_began - self._step_ended
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log how long batches were waited for; say it once if that is most of the time."""
+        share = self._waited / max(1e-9, self._waited + self._worked)
+        if share > MUCH_WAITING and self._waited > 5 and not any(old > MUCH_WAITING for old in self.waiting):
+            console.print(
+                f"  stage {self.stage}: {share:.0%} of the time is spent waiting for pictures. More data.workers, or "
+                "pictures packed once by `python -m clipkit.pack data=…`, make it faster",
+                soft_wrap=True,
+            )
+        self.waiting.append(share)
+        for logger in trainer.loggers:
+            logger.log_metrics({"perf/waiting_for_data": share}, step=trainer.global_step)
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._step_ended = time.monotonic()
+        self._worked += self._step_ended - self._step_began
         self._pictures += len(batch["image_id"])
         done = trainer.current_epoch * trainer.num_training_batches + batch_idx + 1
         if self._progress is not None and self._task is not None:

@@ -44,6 +44,7 @@ def train_stages(
     active = [name for name, stage in approach.stages.items() if stage.epochs > 0]
     reached = active.index(resumed[1]["stage"]) if resumed is not None else 0
     throughput: dict[str, float] = {}
+    waiting: dict[str, float] = {}
     best: float | None = None
     for index, name in enumerate(active):
         if index < reached:
@@ -72,7 +73,8 @@ def train_stages(
                 content = load_checkpoint(run.folder / "checkpoints" / "best.ckpt")
                 approach.load_state_dict(content["state_dict"], strict=False)
         throughput[name] = round(progress.pairs_per_second, 1)
-        run.note(pairs_per_s=throughput)
+        waiting[name] = round(sum(progress.waiting) / max(1, len(progress.waiting)), 3)
+        run.note(pairs_per_s=throughput, waiting_for_data=waiting)
         _log_performance(trainer, name, progress)
     signals.wait_for_step = False
     return [metrics_file, *loggers], best
