@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from clipkit.approaches.base import Approach, Stage
 from clipkit.data.datamodule import PairData
+from clipkit.data.records import Records
 from clipkit.errors import UserError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import check
@@ -21,6 +22,7 @@ __all__ = [
     "build_data",
     "build_encoder",
     "build_loggers",
+    "build_records",
     "build_trainer",
     "resolve_stages",
     "training_captions",
@@ -75,10 +77,16 @@ def build_encoder(config: DictConfig) -> DualEncoder:
 
 def build_data(config: DictConfig, encoder: DualEncoder) -> PairData:
     """The data module of `config.data`, with the encoder's preprocessing and tokenizer."""
-    make = _instantiate(_constructor(config.data))
-    data = make(preprocess=encoder.preprocess, tokenize=encoder.tokenize)
-    assert isinstance(data, PairData)
-    return data
+    return _data(config, encoder.preprocess, encoder.tokenize)
+
+
+def build_records(config: DictConfig) -> Records:
+    """The records of `config.data` as its reader gives them: no encoder, no templates."""
+    if OmegaConf.select(config, "data.records") is None:
+        raise UserError("this choice of data has no `records`: it is not a list of pictures that can be counted")
+    records = _instantiate(config.data.records)
+    assert isinstance(records, Records)
+    return records
 
 
 def training_captions(config: DictConfig) -> list[str]:
@@ -87,8 +95,7 @@ def training_captions(config: DictConfig) -> list[str]:
     def not_needed(*_: Any) -> Any:
         raise AssertionError("captions need neither pixels nor tokens")
 
-    data = _instantiate(_constructor(config.data))(preprocess=not_needed, tokenize=not_needed)
-    assert isinstance(data, PairData)
+    data = _data(config, not_needed, not_needed)
     found = [caption for captions in data.split("train").table["captions"].to_pylist() for caption in captions]
     if not found:
         raise UserError(f"{data.records.name} has no training captions")
@@ -184,10 +191,17 @@ def _instantiate(node: Any) -> Any:
         raise
 
 
+def _data(config: DictConfig, preprocess: Any, tokenize: Any) -> PairData:
+    make = _instantiate(_constructor(config.data))
+    data = make(build_records(config), preprocess=preprocess, tokenize=tokenize)
+    assert isinstance(data, PairData)
+    return data
+
+
 def _constructor(data: DictConfig) -> DictConfig:
-    """`data` without the keys that only feed its `records` by interpolation (root, file, columns)."""
+    """`data` without its `records` and the keys that only feed them by interpolation (root, file, columns)."""
     plain = OmegaConf.to_container(data, resolve=True)
     assert isinstance(plain, dict)
     known = inspect.signature(PairData).parameters
-    used = {key: value for key, value in plain.items() if key in known or key == "_target_"}
+    used = {key: value for key, value in plain.items() if (key in known or key == "_target_") and key != "records"}
     return OmegaConf.create({**used, "_partial_": True})
