@@ -6,7 +6,7 @@ Run: python -m clipkit.describe data=…
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 import numpy as np
 import pandas as pd
@@ -123,7 +123,7 @@ class Summary:
 
 def summarize(records: Records) -> Summary:
     """Count what is in these records, which must be at least one."""
-    endings = Counter(PurePosixPath(name).suffix.lower() for name in records.table["image"].to_pylist())
+    endings = Counter(splitext(name)[1].lower() for name in records.table["image"].to_pylist())
     return Summary(
         name=records.name,
         pictures=len(records),
@@ -157,7 +157,8 @@ def class_counts(records: Records) -> pd.DataFrame:
 def caption_lengths(records: Records) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """[M] words and [M] characters of each caption, in the order of the records."""
     texts, index = records.caption_texts
-    words = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts)))
+    trimmed = pc.utf8_trim_whitespace(texts)
+    words = pc.if_else(pc.equal(trimmed, ""), 0, pc.list_value_length(pc.utf8_split_whitespace(trimmed)))
     lengths = [pc.fill_null(array, 0).to_numpy(zero_copy_only=False) for array in (words, pc.utf8_length(texts))]
     return lengths[0].astype(np.int64)[index], lengths[1].astype(np.int64)[index]
 
@@ -168,14 +169,11 @@ def sample_rows(records: Records, count: int, *, seed: int) -> list[int]:
     The first n of more rows are those that a smaller `count` gives.
     """
     order = np.argsort(uniform(seed, 0, records.image_ids, 1, purpose="show")[:, 0], kind="stable")
-    split, subset = records.table["split"].to_pylist(), records.table["subset"].to_pylist()
-    waiting: dict[tuple[str, str], list[int]] = {(p.split, p.subset): [] for p in _parts(records)}
-    for row in order.tolist():
-        waiting[split[row], subset[row]].append(row)
+    waiting = [order[rows[order]].tolist() for _, _, rows in _divided(records)]
     shown: Counter[tuple[str, int]] = Counter()
     chosen: list[int] = []
-    while len(chosen) < count and any(waiting.values()):
-        for rows in filter(None, waiting.values()):
+    while len(chosen) < count and any(waiting):
+        for rows in filter(None, waiting):
             best = min(rows[:LOOK_AT], key=lambda row: tuple(shown[what] for what in _shows(records, row)))
             rows.remove(best)
             chosen.append(best)
@@ -194,15 +192,21 @@ def _splits(records: Records) -> list[str]:
 
 
 def _parts(records: Records) -> list[Part]:
-    parts = []
-    for split in _splits(records):
-        own = records.select(split)
-        for subset in own.subsets() or [""]:
-            part = own.select(split, subset)
-            labels = part.labels
-            classes = len(np.unique(labels[labels >= 0]))
-            parts.append(Part(split, subset, len(part), int(part.caption_offsets[-1]), classes))
-    return parts
+    captions, labels = np.diff(records.caption_offsets), records.labels
+    return [
+        Part(split, subset, int(rows.sum()), int(captions[rows].sum()), len(np.unique(labels[rows & (labels >= 0)])))
+        for split, subset, rows in _divided(records)
+    ]
+
+
+def _divided(records: Records) -> list[tuple[str, str, NDArray[np.bool_]]]:
+    """Each split and subset, and which rows belong to it."""
+    split, subset = (records.table[column].to_pandas().to_numpy(str) for column in ("split", "subset"))
+    return [
+        (name, part, (split == name) & (subset == part))
+        for name in _splits(records)
+        for part in np.unique(subset[split == name]).tolist() or [""]
+    ]
 
 
 def _class_names(records: Records) -> list[str]:

@@ -1,6 +1,5 @@
 """How a data set is distributed: pictures by class, lengths of captions, sizes of pictures."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from clipkit.plots.style import COLOURS, fonts_for, style
+from clipkit.plots.style import COLOURS, fonts_for, short, style
 
 __all__ = ["class_distribution", "length_histograms", "picture_sizes"]
 
@@ -108,7 +107,7 @@ def _bars(names: Sequence[str], splits: Sequence[str], table: NDArray[np.int64])
             start = start + table[number]
     for y, total in zip(place, start.tolist(), strict=True):
         ax.annotate(f"{total:,}", (total, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7.5)
-    ax.set_yticks(place, [textwrap.shorten(name, 40, placeholder="…") or name[:40] for name in names], fontsize=8)
+    ax.set_yticks(place, [short(name, 40) for name in names], fontsize=8)
     ax.set_xlabel("pictures")
     ax.set_ylim(-0.7, len(names) - 0.3)
     ax.set_xlim(0, max(1, start.max()) * 1.08)
@@ -140,11 +139,10 @@ def _ranks(names: Sequence[str], splits: Sequence[str], table: NDArray[np.int64]
     marks = (("most", 0, (9, 0), "left"), ("median", middle, (0, 12), "center"), ("fewest", -1, (0, 26), "right"))
     for what, index, offset, side in marks:
         x, y = int(rank[index]), int(total[index])
-        short = textwrap.shorten(names[index], 32, placeholder="…") or names[index][:32]
         ax.plot([x], [y], "o", color=INK, markersize=4)
         ax.annotate(
-            f"{what}: {y:,}\n{short}", (x, y), xytext=offset, textcoords="offset points", ha=side, fontsize=8,
-            color=INK, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
+            f"{what}: {y:,}\n{short(names[index], 32)}", (x, y), xytext=offset, textcoords="offset points",
+            ha=side, fontsize=8, color=INK, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
         )  # fmt: skip
     ax.set(xlabel=f"classes by rank ({len(total):,}; each line sorted by itself)", ylabel="pictures")
     _count_axis(ax.xaxis)

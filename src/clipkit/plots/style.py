@@ -8,7 +8,7 @@ import matplotlib
 from cycler import cycler
 from matplotlib.font_manager import fontManager, get_font
 
-__all__ = ["COLOURS", "GOOD", "fonts_for", "style"]
+__all__ = ["COLOURS", "GOOD", "fonts_for", "short", "style"]
 
 COLOURS = ("#2463a8", "#d1662c", "#3d8f5f", "#8a5aa8", "#b5404e", "#5b6470")
 GOOD = "#2f9e5b"
@@ -40,13 +40,19 @@ def style() -> Iterator[None]:
         yield
 
 
+def short(text: str, limit: int) -> str:
+    """A text of at most `limit` letters."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip(" ,") + "…"
+
+
 @contextmanager
 def fonts_for(texts: Iterable[str]) -> Iterator[None]:
     """Figures drawn inside find the letters of these texts, as far as fonts that have them are installed."""
     own = matplotlib.rcParams["font.family"]
     missing = {ord(letter) for text in texts for letter in text if letter.isprintable()}
     families = [*own]
-    for entry in [e for name in own for e in fontManager.ttflist if e.name == name] + fontManager.ttflist:
+    installed = [entry for entry in fontManager.ttflist if not entry.name.startswith("Last Resort")]  # boxes for all
+    for entry in sorted(installed, key=lambda entry: entry.name not in own):
         if not missing:
             break
         try:

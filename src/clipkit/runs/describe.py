@@ -14,6 +14,7 @@ from clipkit.data.records import Records
 from clipkit.data.summary import Spread, Summary, sample_rows, spread, summarize
 from clipkit.data.survey import Survey, survey
 from clipkit.errors import UserError
+from clipkit.plots.style import short
 from clipkit.templates import fill_template
 
 __all__ = ["Description", "Sample", "describe", "length_rows", "numbers", "some", "split_rows", "to_know"]
@@ -130,7 +131,7 @@ def length_rows(description: Description) -> tuple[list[str], list[list[str]]]:
     if summary.classes is not None:
         by_split = summary.classes.pictures_per_class
         spreads |= {f"pictures a class, {split}": by_split[split] for split in by_split if split != "all"}
-    if description.survey is not None:
+    if description.survey is not None and len(description.survey.sizes) > 1:
         spreads |= {f"{what}, pixels": size for what, size in _sizes(description.survey).items()}
     header = ["", "min", "5 %", "median", "mean", "95 %", "99 %", "max"]
     rows = [[s.min, s.q05, s.median, s.mean, s.q95, s.q99, s.max] for s in spreads.values()]
@@ -147,8 +148,8 @@ def to_know(description: Description) -> dict[str, str]:
         texts, most = summary.captions, ""
         if texts.most_repeated:
             text, often = texts.most_repeated[0]
-            text = text if len(text) <= 60 else f"{text[:59]}…"
-            most = f"; {_percent(texts.repeated_share)} stand more than once, most often “{text}” ({often:,} times)"
+            top = f"“{short(text, 60)}” ({often:,} times)"
+            most = f"; {_percent(texts.repeated_share)} stand more than once, most often {top}"
         found["captions"] = f"{texts.total:,} with {texts.distinct:,} different texts{most}"
     if summary.classes is not None:
         alone = f"; {summary.classes.pictures_without:,} pictures have none" if summary.classes.pictures_without else ""
@@ -159,9 +160,11 @@ def to_know(description: Description) -> dict[str, str]:
     if summary.file_endings:
         found["files"] = ", ".join(f"{count:,} {ending}" for ending, count in summary.file_endings.items())
     if seen is not None:
-        share = (
-            f"{len(seen.broken):,} of {summary.pictures:,} pictures, {_percent(len(seen.broken) / summary.pictures)}"
-        )
+        if len(seen.sizes) == 1:
+            width, height = next(iter(seen.sizes))
+            found["size"] = f"all have {width:,} × {height:,} pixels"
+        count = len(seen.broken)
+        share = f"{count:,} of {summary.pictures:,} pictures, {_percent(count / summary.pictures)}"
         allowed = f"; more than data.max_broken={description.max_broken} allows" if description.too_many_broken else ""
         found["broken"] = f"{share}{allowed}" if seen.broken else f"none of {summary.pictures:,} pictures"
     return found
@@ -169,7 +172,8 @@ def to_know(description: Description) -> dict[str, str]:
 
 def some(names: Sequence[str], count: int = 5) -> str:
     """The first names, and how many more there are."""
-    return ", ".join(names[:count]) + (f" … and {len(names) - count:,} more" if len(names) > count else "")
+    more = f" … and {len(names) - count:,} more" if len(names) > count else ""
+    return ", ".join(short(name, 40) for name in names[:count]) + more
 
 
 def _samples(records: Records, template: str, *, seed: int) -> list[Sample]:

@@ -23,11 +23,14 @@ BROKEN_SHOWN = 50
 CLASSES_SHOWN = 2000
 TITLES = {"classes": "Classes", "caption_lengths": "Lengths of captions", "picture_sizes": "Sizes of pictures"}
 CSS = """
+.cards{grid-template-columns:repeat(auto-fit,minmax(122px,1fr))}.card{padding:14px 12px}.card b{font-size:20px}
+.facts td:first-child{white-space:nowrap;color:var(--soft)}.facts{margin:18px 0 0}
 .samples{display:grid;grid-template-columns:repeat(auto-fill,minmax(185px,1fr));gap:14px}
 .sample{border:1px solid var(--line);border-radius:8px;overflow:hidden;font-size:13px}
 .sample img{width:100%;height:150px;object-fit:contain;background:#f3f5f7}
 .sample img.small{image-rendering:pixelated}
-.sample div{padding:10px 12px}.sample b{display:block}.sample p{margin:0 0 6px}
+.sample div{padding:10px 12px}.sample b,.sample p{max-height:9em;overflow:auto}.sample b{display:block}
+.sample p{margin:0 0 6px}
 .sample .soft{color:var(--soft);font-size:12px}
 .scroll{max-height:480px;overflow:auto}
 """
@@ -81,7 +84,7 @@ def _figures(description: Description) -> dict[str, Figure]:
     if description.summary.captions is not None:
         words, characters = caption_lengths(description.records)
         figures["caption_lengths"] = length_histograms({"words": words, "characters": characters}, ylabel="captions")
-    if description.survey is not None and description.survey.sizes:
+    if description.survey is not None and len(description.survey.sizes) > 1:
         figures["picture_sizes"] = picture_sizes(description.survey.sizes)
     return figures
 
@@ -90,8 +93,8 @@ def _parts(run: Run, config: DictConfig, description: Description, figures: dict
     parts = [cards(_headline(description))]
     if description.notes:
         parts.append(section("To know", listing(description.notes)))
-    facts = [[key, text] for key, text in to_know(description).items()]
-    parts.append(section("Splits", table(*split_rows(description)) + "<br>" + table(["", ""], facts, texts=2)))
+    facts = table([], [[key, text] for key, text in to_know(description).items()], texts=2)
+    parts.append(section("Splits", f"{table(*split_rows(description))}<div class=facts>{facts}</div>"))
     if description.samples:
         shown = "".join(map(_sample, description.samples))
         parts.append(section(f"{len(description.samples)} of its pictures", f"<div class=samples>{shown}</div>"))
@@ -121,7 +124,7 @@ def _headline(description: Description) -> dict[str, str]:
     if seen is not None:
         sizes = numbers(description)["check"]["sizes"]
         if sizes:
-            found["pixels (median)"] = f"{sizes['width']['median']:,} × {sizes['height']['median']:,}"
+            found["pixels (median)"] = f"{sizes['width']['median']}×{sizes['height']['median']}"
         found["broken pictures"] = f"{len(seen.broken):,}"
     return found
 

@@ -24,16 +24,16 @@ def say_description(description: Description, folder: Path) -> None:
             console.print("", _table(header, rows), sep="\n")
     console.print()
     for key, text in to_know(description).items():
-        console.print(_text(f"  {key:<12} {text}"), soft_wrap=True)
+        console.print(_text(f"  {key:<13} {text}"), soft_wrap=True)
     if description.survey is not None and not description.too_many_broken:  # too many: the error lists them
         broken = description.survey.broken
         for name, reason in broken[:BROKEN_SHOWN]:
-            console.print(_text(f"  {'':<12}   {name}: {reason}"), soft_wrap=True)
+            console.print(_text(f"  {'':<13}   {name}: {reason}"), soft_wrap=True)
         if len(broken) > BROKEN_SHOWN:
-            console.print(f"  {'':<12}   … and {len(broken) - BROKEN_SHOWN:,} more")
+            console.print(f"  {'':<13}   … and {len(broken) - BROKEN_SHOWN:,} more")
     console.print()
     for key, name in (("report", "describe.html"), ("numbers", "summary.json")):
-        console.print(_text(f"  {key:<12} {as_typed(folder) / name}"), soft_wrap=True)
+        console.print(_text(f"  {key:<13} {as_typed(folder) / name}"), soft_wrap=True)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

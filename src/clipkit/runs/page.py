@@ -20,7 +20,7 @@ main{max-width:1080px;margin:0 auto;padding:32px 20px 64px}
 h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:0 0 14px}
 p.lead{color:var(--soft);margin:0 0 24px}
 section{background:#fff;border:1px solid var(--line);border-radius:10px;padding:20px 22px;margin:0 0 18px}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));gap:12px;margin:0 0 18px}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:0 0 18px}
 .card{background:#fff;border:1px solid var(--line);border-radius:10px;padding:14px 16px}
 .card b{display:block;font-size:24px;color:var(--accent)}.card span{color:var(--soft);font-size:13px}
 table{border-collapse:collapse;width:100%;font-size:14px}
@@ -76,13 +76,13 @@ def listing(texts: Sequence[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int = 1) -> str:
-    """A table; the first `texts` columns are texts, the others numbers, to the right."""
+    """A table; the first `texts` columns are texts, the others numbers, to the right. The header may be empty."""
 
     def line(kind: str, cells: Sequence[str]) -> str:
         row = (f'<{kind} class="{"n" if i >= texts else ""}">{html.escape(c)}</{kind}>' for i, c in enumerate(cells))
         return f"<tr>{''.join(row)}</tr>"
 
-    return f"<table>{line('th', header)}{''.join(line('td', row) for row in rows)}</table>"
+    return f"<table>{line('th', header) if header else ''}{''.join(line('td', row) for row in rows)}</table>"
 
 
 def figure_image(figure: Figure, alt: str) -> str:
