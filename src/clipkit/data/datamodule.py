@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from clipkit.data.captions import caption_by_templates
-from clipkit.data.decoding import Broken, check_pictures, decode_all, fits_in_memory
+from clipkit.data.checking import check_pictures
+from clipkit.data.decoding import Broken, decode_all, fits_in_memory
 from clipkit.data.packing import PackedStore, find_store
 from clipkit.data.pixels import Pixels
 from clipkit.data.policies import PicturePolicy, Policy, augmentation_policy
@@ -124,7 +125,8 @@ class PairData(LightningDataModule):
             )
         else:
             cache = None if self.cache_dir is None else self.cache_dir / "checked"
-            records, broken = check_pictures(self.all_records, cache=cache, threads=threads, on_progress=on_progress)
+            checked = check_pictures(self.all_records, cache=cache, threads=threads, on_progress=on_progress)
+            records, broken = checked.readable, checked.broken
         self.all_records = records
         self._pixels = Pixels(records, self.preprocess, memory=memory)
         opened = memory is None or isinstance(self.augment, PicturePolicy)

@@ -1,16 +1,10 @@
-"""The pixels of a data set: every picture is opened once to find the broken ones; small sets stay in memory."""
+"""Decode a whole data set into memory, and say which pictures are broken."""
 
-import hashlib
-import io
-import json
-import os
 import struct
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -18,12 +12,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipkit.data.images import EncodedReader
 from clipkit.data.records import Records
 from clipkit.errors import UserError
-from clipkit.pictures import decode
 
-__all__ = ["DECODE_ERRORS", "Broken", "check_pictures", "decode_all", "fits_in_memory", "in_order", "refuse_if_broken"]
+__all__ = [
+    "DECODE_ERRORS",
+    "Broken",
+    "Progress",
+    "decode_all",
+    "find_broken",
+    "fits_in_memory",
+    "in_order",
+    "refuse_if_broken",
+    "without",
+]
 
 DECODE_ERRORS = (
     OSError,  # missing, unidentified, truncated
@@ -70,48 +72,11 @@ def decode_all(
             return str(error) or type(error).__name__
         return None
 
-    broken = _broken(records, attempt, "opening pictures", threads, on_progress)
+    broken = find_broken(records, attempt, "opening pictures", threads, on_progress)
     if broken:
         keep = np.setdiff1d(np.arange(len(records)), list(broken))
         pixels = pixels[torch.from_numpy(keep)]
-    return _without(records, broken), pixels, [(records.image_name(row), why) for row, why in broken.items()]
-
-
-def check_pictures(
-    records: Records, *, cache: str | Path | None = None, threads: int = 2, on_progress: Progress | None = None
-) -> tuple[Records, list[Broken]]:
-    """Open every picture to find the broken ones. What was found is kept, and found again while no picture changes.
-
-    JPEGs are decoded at an eighth of their size: their data is read to the end, which is where damage shows.
-
-    Args:
-        records: of all splits.
-        cache: a folder for what was found; None checks each time.
-        threads: pictures opened at a time.
-        on_progress: called with (what, done, total).
-
-    Returns:
-        The records of the readable pictures, and the broken ones with their reasons.
-    """
-    place = None
-    if cache is not None:
-        key = hashlib.sha256(records.picture_hashes.tobytes()).hexdigest()[:32]
-        place = Path(cache).expanduser() / f"{records.name}-{key}.json"
-        with suppress(OSError, ValueError, AttributeError):
-            known = {int(row): str(why) for row, why in json.loads(place.read_text())["broken"].items()}
-            return _without(records, known), [(records.image_name(row), why) for row, why in known.items()]
-
-    def attempt(row: int) -> str | None:
-        try:
-            _open(records, records.image_name(row))
-        except DECODE_ERRORS as error:
-            return str(error) or type(error).__name__
-        return None
-
-    broken = _broken(records, attempt, "checking pictures", threads, on_progress)
-    if place is not None:
-        _keep(place, {"pictures": len(records), "broken": broken})
-    return _without(records, broken), [(records.image_name(row), why) for row, why in broken.items()]
+    return without(records, broken), pixels, [(records.image_name(row), why) for row, why in broken.items()]
 
 
 def refuse_if_broken(broken: Sequence[Broken], total: int, max_broken: float, listing: object) -> None:
@@ -141,26 +106,22 @@ def in_order(work: Callable[[In], Out], items: Iterable[In], *, threads: int, ah
             yield waiting.popleft().result()
 
 
-def _open(records: Records, name: str) -> None:
-    if not isinstance(records.reader, EncodedReader):
-        records.reader(name)
-        return
-    image = Image.open(io.BytesIO(records.reader.read(name)))
-    if image.format == "JPEG":
-        image.draft(image.mode, (1, 1))
-        image.load()
-    else:
-        decode(image)
-
-
-def _broken(
+def find_broken(
     records: Records,
     attempt: Callable[[int], str | None],
     what: str,
     threads: int,
     on_progress: Progress | None,
 ) -> dict[int, str]:
-    """Broken rows and their reasons."""
+    """Broken rows and their reasons.
+
+    Args:
+        records: of all splits.
+        attempt: opens the picture of a row; gives the reason if that fails.
+        what: is done, for `on_progress`.
+        threads: pictures opened at a time.
+        on_progress: called with (what, done, total).
+    """
     broken: dict[int, str] = {}
     chunks = [range(start, min(start + 64, len(records))) for start in range(0, len(records), 64)]
 
@@ -174,14 +135,6 @@ def _broken(
     return broken
 
 
-def _without(records: Records, broken: dict[int, str]) -> Records:
+def without(records: Records, broken: dict[int, str]) -> Records:
+    """The records but these rows."""
     return records.without(records.image_ids[list(broken)].tolist()) if broken else records
-
-
-def _keep(place: Path, value: object) -> None:
-    """Written for the next time; a disk that is full costs no more than that."""
-    part = place.with_name(f".{place.name}.part{os.getpid()}")
-    with suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(value))
-        part.replace(place)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from numpy.typing import NDArray
 
-from clipkit.plots.style import GOOD, style
+from clipkit.plots.style import GOOD, short, style
 
 __all__ = ["class_bars", "retrieval_grid", "similarity_heatmap"]
 
@@ -36,7 +36,7 @@ def similarity_heatmap(pictures: Sequence[Picture], captions: Sequence[str], sim
             weight = "bold" if value == similarity[:, column].max() else "normal"
             ink = "white" if value > dark else "#22303c"
             ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=ink, weight=weight)
-        ax.set_yticks(range(len(captions)), [_short(caption, 34) for caption in captions])
+        ax.set_yticks(range(len(captions)), [short(caption, 34) for caption in captions])
         ax.set_xticks([])
         ax.spines[:].set_visible(False)
         for column, picture in enumerate(pictures):
@@ -65,7 +65,7 @@ def retrieval_grid(
         for row, query in enumerate(queries):
             _blank(axes[row, 0])
             axes[row, 0].text(
-                1, 0.5, textwrap.fill(_short(query, 60), 24), ha="right", va="center", fontsize=9, color="#22303c"
+                1, 0.5, textwrap.fill(short(query, 60), 24), ha="right", va="center", fontsize=9, color="#22303c"
             )
             for column in range(width):
                 ax = axes[row, column + 1]
@@ -89,16 +89,12 @@ def class_bars(names: Sequence[str], scores: Sequence[float], *, title: str) -> 
         figure = Figure(figsize=(6.4, 1.0 + 0.19 * len(names)), layout="constrained")
         ax = figure.subplots()
         ax.barh(range(len(names)), [scores[index] for index in order], color="#2463a8", height=0.7)
-        ax.set_yticks(range(len(names)), [_short(names[index], 30) for index in order], fontsize=8)
+        ax.set_yticks(range(len(names)), [short(names[index], 30) for index in order], fontsize=8)
         ax.set_xlim(0, 1)
         ax.grid(False, axis="y")
         ax.set_ylim(-0.6, len(names) - 0.4)
         ax.set_title(title, pad=8)
     return figure
-
-
-def _short(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1].rstrip(" ,") + "…"
 
 
 def _blank(ax: Axes) -> None:

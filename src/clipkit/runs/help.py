@@ -17,6 +17,11 @@ EXAMPLES = {
         "python -m clipkit.evaluate model=outputs/train/my_run",
         "python -m clipkit.evaluate model=emoji_clip data=folder data.root=/path/to/pictures",
     ),
+    "describe": (
+        "python -m clipkit.describe data=emoji",
+        "python -m clipkit.describe data=coco data.root=/path/to/coco",
+        "python -m clipkit.describe data=pairs data.file=captions.csv check=false",
+    ),
     "tokenizer": (
         "python -m clipkit.tokenizer data=emoji",
         "python -m clipkit.tokenizer data=pairs data.file=captions.csv vocab_size=8000 name=my_words",

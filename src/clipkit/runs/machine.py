@@ -35,6 +35,7 @@ def prepare_machine(threads: int | None) -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning|lightning")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="Glyph .* missing from")  # plots show a box
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()

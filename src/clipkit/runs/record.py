@@ -7,13 +7,14 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from clipkit.errors import UserError
@@ -109,10 +110,19 @@ class Run:
         """
         try:
             write_json(self.folder / "metrics.json", dict(sorted(result.metrics.items())))
-            for name, table in result.tables.items():
+        except OSError as error:
+            raise UserError(f"results could not be written to {self.folder}: {error}") from error
+        self.write_tables_and_plots(result.tables, result.figures, dpi=dpi)
+
+    def write_tables_and_plots(
+        self, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Figure], *, dpi: int = 110
+    ) -> None:
+        """Write `tables/*.csv` and `plots/*.png`; `UserError` if that cannot be done."""
+        try:
+            for name, table in tables.items():
                 (self.folder / "tables").mkdir(exist_ok=True)
                 table.to_csv(self.folder / "tables" / f"{name}.csv", index=False)
-            for name, figure in result.figures.items():
+            for name, figure in figures.items():
                 (self.folder / "plots").mkdir(exist_ok=True)
                 figure.savefig(self.folder / "plots" / f"{name}.png", dpi=dpi)
         except OSError as error:
@@ -199,7 +209,9 @@ def _flat(config: Any, prefix: str = "") -> Any:
 
 def _has_results(folder: Path) -> bool:
     """Whether a run got as far as a checkpoint or a result; a mistake on the command line does not take its name."""
-    made = ("checkpoints", "model", "metrics.json", "metrics.csv", "tokenizer.json", "model.safetensors")
+    made = (
+        "checkpoints", "model", "metrics.json", "metrics.csv", "tokenizer.json", "model.safetensors", "summary.json",
+    )  # fmt: skip
     return any((folder / name).exists() for name in made)
 
 
@@ -209,7 +221,7 @@ def _remove_results(folder: Path) -> None:
 
     for name in ("checkpoints", "model", "plots", "tables"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("metrics.json", "metrics.csv", "report.html", "broken_images.csv"):
+    for name in ("metrics.json", "metrics.csv", "report.html", "broken_images.csv", "summary.json", "describe.html"):
         (folder / name).unlink(missing_ok=True)
 
 

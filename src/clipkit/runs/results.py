@@ -84,7 +84,7 @@ def write_everything(
                 lead=f"{run.folder.name} · {run.about.get('started', '')[:10]}",
                 metrics=result.metrics,
                 figures=result.figures,
-                about={k: v for k, v in run.about.items() if k not in ("process", "overrides", "status")},
+                about=run.about,
                 config=OmegaConf.to_yaml(config, resolve=True),
                 notes=notes,
             )
