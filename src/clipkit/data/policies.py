@@ -84,6 +84,9 @@ class PicturePolicy:
         return pixels
 
 
+SMOOTH = v2.InterpolationMode.BILINEAR
+
+
 def _sometimes(share: float, *transforms: v2.Transform) -> v2.RandomApply:
     return v2.RandomApply(list(transforms), p=share)
 
@@ -97,21 +100,22 @@ POLICIES: dict[str, AffineColor | PicturePolicy | None] = {
         RandomCrop((0.75, 1.0), (0.75, 1.25)),
         (
             v2.ColorJitter(hue=0.1),
-            v2.RandomAffine(15, translate=(0.1, 0.1), scale=(0.8, 1.2), shear=15),
-            v2.RandomPerspective(p=0.3),
-            v2.RandomAutocontrast(p=0.3),
+            v2.RandomAutocontrast(p=0.3),  # contrast before the warps: their black corners would count as colours
             v2.RandomEqualize(p=0.3),
+            v2.RandomAffine(15, translate=(0.1, 0.1), scale=(0.8, 1.2), shear=15, interpolation=SMOOTH),
+            v2.RandomPerspective(p=0.3),
         ),
         flip=0.5,
     ),
     "strong": PicturePolicy(
         RandomCrop((0.5, 1.0)),
         (
-            _sometimes(0.5, v2.RandomAffine(25, translate=(0.1, 0.1), scale=(0.8, 1.2), shear=15)),
-            _sometimes(0.3, v2.RandomChoice([v2.RandomPerspective(0.4, p=1.0), v2.ElasticTransform(60.0, 7.0)])),
-            v2.RandomPhotometricDistort(p=0.5),
-            _sometimes(0.4, v2.ColorJitter(brightness=0.2, hue=0.1)),
             _sometimes(0.2, Clahe()),
+            _sometimes(0.7, v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.5, hue=0.1)),
+            _sometimes(
+                0.5, v2.RandomAffine(25, translate=(0.1, 0.1), scale=(0.8, 1.2), shear=15, interpolation=SMOOTH)
+            ),
+            _sometimes(0.3, v2.RandomChoice([v2.RandomPerspective(0.4, p=1.0), v2.ElasticTransform(60.0, 7.0)])),
             _sometimes(0.2, v2.GaussianBlur(5, (0.1, 2.0))),
             _sometimes(0.3, v2.GaussianNoise(sigma=0.05)),
         ),
