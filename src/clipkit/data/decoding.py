@@ -94,16 +94,18 @@ def refuse_if_broken(broken: Sequence[Broken], total: int, max_broken: float, li
         )
 
 
-def in_order(work: Callable[[In], Out], items: Iterable[In], *, threads: int, ahead: int = 32) -> Iterator[Out]:
+def in_order(work: Callable[[In], Out], items: Iterable[In], *, threads: int, ahead: int = 8) -> Iterator[Out]:
     """`map` by several threads, at most `ahead` results a thread before the one that is asked for."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Out]] = deque()
+    pool, waiting = ThreadPoolExecutor(threads), deque[Future[Out]]()
+    try:
         for item in items:
             waiting.append(pool.submit(work, item))
             if len(waiting) > ahead * threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for what is not begun
 
 
 def find_broken(

@@ -76,6 +76,10 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
         except Interrupted as stop:
             print(f"\n{stop}", file=sys.stderr)
             sys.exit(stop.status)
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
+            _note_failure(config, "stopped by Ctrl-C")
+            sys.exit(130)
         except Exception as error:
             _note_failure(config, f"{type(error).__name__}: {error}")
             if not multirun:
