@@ -24,7 +24,7 @@ CLASSES_SHOWN = 2000
 TITLES = {"classes": "Classes", "caption_lengths": "Lengths of captions", "picture_sizes": "Sizes of pictures"}
 CSS = """
 .cards{grid-template-columns:repeat(auto-fit,minmax(122px,1fr))}.card{padding:14px 12px}.card b{font-size:20px}
-.facts td:first-child{white-space:nowrap;color:var(--soft)}.facts{margin:18px 0 0}
+table + .facts{margin:18px 0 0}
 .samples{display:grid;grid-template-columns:repeat(auto-fill,minmax(185px,1fr));gap:14px}
 .sample{border:1px solid var(--line);border-radius:8px;overflow:hidden;font-size:13px}
 .sample img{width:100%;height:150px;object-fit:contain;background:#f3f5f7}

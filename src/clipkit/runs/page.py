@@ -26,6 +26,7 @@ section{background:#fff;border:1px solid var(--line);border-radius:10px;padding:
 table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;padding:6px 10px;border-bottom:1px solid var(--line)}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;overflow-wrap:normal}
+.facts td:first-child{white-space:nowrap;color:var(--soft)}
 figure{margin:0 0 8px}img{max-width:100%;height:auto;display:block}
 pre{background:#f3f5f7;border-radius:6px;padding:12px;overflow:auto;font-size:12.5px;margin:0 0 12px}
 details{margin:8px 0 0}details summary{cursor:pointer;color:var(--accent)}
@@ -102,7 +103,7 @@ def how_made(about: Mapping[str, Any], config: str) -> str:
     )
     return section(
         "How it was made",
-        f"<pre>{html.escape(str(about.get('command', '')))}</pre><table>{rows}</table>"
+        f"<pre>{html.escape(str(about.get('command', '')))}</pre><div class=facts><table>{rows}</table></div>"
         f"<details><summary>Configuration</summary><pre>{html.escape(config)}</pre></details>",
     )
 
