@@ -185,9 +185,9 @@ class _Transfer:
                 "another file. Nothing was fetched"
             )
         done = have if status == 206 else 0
-        self._check_room((version.total or 0) - done)
         if status == 200:  # the server cannot continue, or has another version
-            self._start_over()  # first: a kill here must not leave old bytes under a new name
+            self._start_over()  # before `_keep`: a kill here must not leave old bytes under a new name
+        self._check_room((version.total or 0) - done)
         self._keep(version)
         with self.part.open("ab" if status == 206 else "wb") as file:
             for chunk in answer.raw.stream(CHUNK, decode_content=False):  # the bytes as they lie on the server

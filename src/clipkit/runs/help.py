@@ -21,6 +21,10 @@ EXAMPLES = {
         "python -m clipkit.tokenizer data=emoji",
         "python -m clipkit.tokenizer data=pairs data.file=captions.csv vocab_size=8000 name=my_words",
     ),
+    "fetch": (
+        "python -m clipkit.fetch data=flickr8k data.root=/path/to/flickr8k",
+        "python -m clipkit.fetch data=coco data.root=/path/to/coco mirror=http://my.mirror",
+    ),
     "export": (
         "python -m clipkit.export model=outputs/train/my_run format=transformers",
         "python -m clipkit.export model=open_clip:ViT-B-32/laion2b_s34b_b79k output=my_clip",

@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "report",
     "evaluators",
     "cache_dir",
+    "data.fetch",
     "trainer.checkpoint_minutes",
 )
 
