@@ -140,6 +140,14 @@ def _tar_members(archive: Path, opened: tarfile.TarFile) -> Iterator[_Member]:
         _ask_the_library(archive, entry)
         files[name] = size
         yield _Member(name, size, lambda entry=entry: opened.extractfile(entry))  # type: ignore[misc]  # bound now
+    _read_to_the_end(opened)
+
+
+def _read_to_the_end(opened: tarfile.TarFile) -> None:
+    """The checksum of gzip stands behind the archive's last block, where tarfile stops reading."""
+    if opened.fileobj is not None:
+        while opened.fileobj.read(CHUNK):
+            pass
 
 
 def _named_by(name: str, target: str, *, hard: bool) -> str | None:
