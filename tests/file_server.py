@@ -22,6 +22,7 @@ class File:
         trouble: (status, headers) answered to the first requests, one each.
         cut: how many bytes of the body the first requests get before the connection is closed, one each.
         hold: after this many bytes, wait for `release`.
+        headers: further ones.
     """
 
     content: bytes
@@ -33,6 +34,7 @@ class File:
     cut: list[int] = field(default_factory=list)
     hold: int | None = None
     release: threading.Event = field(default_factory=threading.Event)
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def etag(self) -> str:
@@ -87,13 +89,18 @@ class _Handler(BaseHTTPRequestHandler):
         if file.validators:
             self.send_header("ETag", file.etag)
             self.send_header("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT")
+        for name, value in file.headers.items():
+            self.send_header(name, value)
         if file.length == -1:
             self.send_header("Transfer-Encoding", "chunked")
         else:
             self.send_header("Content-Length", str(file.length or len(content) - first))
         self.end_headers()
-        self._body(seen, file, content[first:])
+        if self.command != "HEAD":
+            self._body(seen, file, content[first:])
         return None
+
+    do_HEAD = do_GET
 
     def _body(self, seen: Seen, file: File, body: bytes) -> None:
         cut = file.cut.pop(0) if file.cut else None

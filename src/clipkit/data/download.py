@@ -24,7 +24,7 @@ from clipkit.errors import UserError
 
 __all__ = ["download", "through_mirror"]
 
-CHUNK = 1 << 18
+CHUNK = 1 << 16  # a read waits for this much: on a slow line, more would be lost with the connection
 HEADERS = {"User-Agent": "clipkit", "Accept-Encoding": "identity"}  # packed anew, a file would have another length
 LONGEST_WAIT_S = 120.0  # that a server may ask for
 RETRY = (408, 425, 429, 500, 502, 503, 504)

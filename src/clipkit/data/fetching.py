@@ -21,7 +21,7 @@ from clipkit.data.checksums import Checksum, verify
 from clipkit.data.download import download
 from clipkit.data.hub_files import download_from_hub
 from clipkit.data.storing import Progress, files_below, put_in_place, refuse_full_disk
-from clipkit.data.unpacking import unpack
+from clipkit.data.unpacking import DamagedArchive, unpack
 from clipkit.errors import UserError
 
 __all__ = ["KINDS", "WORK", "Hub", "Item", "Outcome", "fetch_item", "is_complete"]
@@ -191,8 +191,11 @@ def _unpack(item: Item, archive: Path, ready: Path, record: _Record, progress: P
         shutil.rmtree(folder, ignore_errors=True)
     try:
         unpack(archive, unfinished / item.into, members=item.members, inner=item.inner, progress=progress)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)  # a full disk gets its room back
+        if isinstance(error, DamagedArchive) and record.downloaded:
+            archive.unlink(missing_ok=True)  # of no use, and nobody's but ours
+            raise UserError(f"what {item.url} sent {error.found}. It was removed: run this command again") from error
         raise
     record.files = files_below(unfinished)
     record.save("unpacked")

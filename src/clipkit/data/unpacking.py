@@ -21,7 +21,7 @@ from typing import IO
 from clipkit.data.storing import Progress, megabytes, refuse_full_disk
 from clipkit.errors import UserError
 
-__all__ = ["unpack"]
+__all__ = ["DamagedArchive", "unpack"]
 
 BLOCK = 4096  # what a file takes on disk at least: a million tiny members fill it, too
 CHUNK = 1 << 20
@@ -29,6 +29,14 @@ DAMAGE = (
     zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
 )  # fmt: skip
 JUNK = ("__MACOSX/*", "*/._*", "._*", "*/.DS_Store", ".DS_Store")  # what a Mac adds; ._a.jpg is no picture
+
+
+class DamagedArchive(UserError):
+    """What is there is no archive, or not as it was made."""
+
+    def __init__(self, archive: Path, found: str) -> None:
+        super().__init__(f"{archive} {found}. Remove it, and fetch it again")
+        self.found = found
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ def unpack(
     archive = Path(archive)
     with _reading(archive):
         folder.mkdir(parents=True, exist_ok=True)
-        with _open(archive) as found:
+        with _open(archive, folder) as found:
             chosen = _choose(archive, found, folder, members)
             total, done = sum(member.size for member in chosen), 0
             for member in chosen:
@@ -94,7 +102,7 @@ def _reading(archive: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _open(archive: Path) -> Iterator[Iterator[_Member]]:
+def _open(archive: Path, folder: Path) -> Iterator[Iterator[_Member]]:
     """The members of an archive, checked one by one as they are met."""
     with archive.open("rb") as file:
         start = file.read(512)
@@ -103,11 +111,11 @@ def _open(archive: Path) -> Iterator[Iterator[_Member]]:
             yield _zip_members(archive, opened)
     elif tarfile.is_tarfile(archive):
         with tarfile.open(archive) as opened_tar:
-            yield _tar_members(archive, opened_tar)
+            yield _tar_members(archive, opened_tar, folder)
     else:
         page = b"<html" in start.lower() or b"<!doctype" in start.lower()
         found = "a web page, as servers send it instead of an error or a log-in" if page else "no zip or tar archive"
-        raise UserError(f"{archive} is {found}, or it is damaged. Remove it, and fetch it again")
+        raise DamagedArchive(archive, f"is {found}, or it is damaged")
 
 
 def _zip_members(archive: Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
@@ -122,7 +130,7 @@ def _zip_members(archive: Path, opened: zipfile.ZipFile) -> Iterator[_Member]:
             yield _Member(name, entry.file_size, lambda entry=entry: opened.open(entry))  # type: ignore[misc]  # bound now
 
 
-def _tar_members(archive: Path, opened: tarfile.TarFile) -> Iterator[_Member]:
+def _tar_members(archive: Path, opened: tarfile.TarFile, folder: Path) -> Iterator[_Member]:
     files: dict[str, int] = {}
     for entry in opened:
         name = _safe(archive, entry.name)
@@ -137,7 +145,7 @@ def _tar_members(archive: Path, opened: tarfile.TarFile) -> Iterator[_Member]:
             size = files[named]
         elif not entry.isfile():
             raise _refused(archive, name, "is a device or a pipe, which no data set needs")
-        _ask_the_library(archive, entry)
+        _ask_the_library(archive, entry, folder)
         files[name] = size
         yield _Member(name, size, lambda entry=entry: opened.extractfile(entry))  # type: ignore[misc]  # bound now
     _read_to_the_end(opened)
@@ -161,12 +169,12 @@ def _named_by(name: str, target: str, *, hard: bool) -> str | None:
     return PurePosixPath(*above, *parts).as_posix() if safe else None
 
 
-def _ask_the_library(archive: Path, entry: tarfile.TarInfo) -> None:
+def _ask_the_library(archive: Path, entry: tarfile.TarInfo, folder: Path) -> None:
     """A second opinion: Python's own filter for archives of data, where this Python has it."""
     judge = getattr(tarfile, "data_filter", None)
     if judge is not None:
         try:
-            judge(entry, str(archive.parent))
+            judge(entry, str(folder))
         except tarfile.TarError as error:
             raise _refused(archive, entry.name, f"is unsafe: {error}") from error
 
@@ -215,7 +223,5 @@ def _write(archive: Path, member: _Member, target: Path) -> None:
     with source, target.open("xb") as file:
         shutil.copyfileobj(source, file, CHUNK)
         if file.tell() != member.size:
-            raise UserError(
-                f"{archive} is damaged: {member.name} has {file.tell():,} of {member.size:,} bytes. Remove it, and "
-                "fetch it again"
-            )
+            found = f"{member.name} has {file.tell():,} of {member.size:,} bytes"
+            raise DamagedArchive(archive, f"is damaged: {found}")
