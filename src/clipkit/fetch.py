@@ -28,12 +28,13 @@ def main(config: DictConfig) -> None:
         stoppable,
     )  # fmt: skip
     from clipkit.runs.output_folder import remove_empty
-    from clipkit.runs.progress import ProgressReporter
 
     remove_empty(Path(config.run_dir))  # what is made lies in data.root
     if (why := nothing_to_fetch(config)) is not None:
         say(why)
         return
+    from clipkit.runs.progress import ProgressReporter
+
     root, items, outcomes = root_of(config), items_of(config), []
     say_plan(config, items, root)
     check_room(items, root)

@@ -1,6 +1,7 @@
 """Downloads from a real server on loopback: whatever it does, the file is right or absent; no byte is asked twice."""
 
 import hashlib
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -210,6 +211,23 @@ def test_a_disk_that_is_too_small_is_noticed_before(server: FileServer, tmp_path
     with pytest.raises(UserError, match=r"1,000,000\.0 GB to unpack it"):
         download(serve(server), tmp_path / "pictures.zip", room=10**15)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="making a small disk needs root")
+def test_a_disk_that_fills_up_on_the_way_is_said_and_the_part_is_continued(server: FileServer, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.system(f"mount -t tmpfs -o size=500k tmpfs {small} 2>/dev/null") != 0:
+        pytest.skip("this machine mounts nothing")
+    try:
+        with pytest.raises(UserError, match=r"the disk is full.*the same command again"):
+            download(serve(server, length=-1), small / "pictures.zip")
+        assert os.system(f"mount -o remount,size=3m {small}") == 0
+        download(serve(server), small / "pictures.zip", checksum=SHA256)
+        assert only_the_file(small / "pictures.zip")
+        assert server.log[-1].sent < len(CONTENT)
+    finally:
+        os.system(f"umount {small}")
 
 
 def test_a_folder_that_cannot_be_written_is_said(server: FileServer, tmp_path: Path) -> None:

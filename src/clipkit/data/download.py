@@ -27,6 +27,7 @@ __all__ = ["download", "through_mirror"]
 CHUNK = 1 << 16  # a read waits for this much: on a slow line, more would be lost with the connection
 HEADERS = {"User-Agent": "clipkit", "Accept-Encoding": "identity"}  # packed anew, a file would have another length
 LONGEST_WAIT_S = 120.0  # that a server may ask for
+UNREACHED_RETRIES = 2  # of a server that has not answered once: it is likelier away than busy
 RETRY = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -95,10 +96,10 @@ def download(
             except _TryAgain as trouble:
                 arrived = transfer.have()
                 failures, best = (1, arrived) if arrived > best else (failures + 1, best)
-                if failures > retries:
+                if failures > (retries if transfer.answered else min(retries, UNREACHED_RETRIES)):
                     raise UserError(
-                        f"{url}: {trouble}, {failures} times without a further byte. What has arrived is kept "
-                        f"({megabytes(arrived):,} MB): run the same command again later"
+                        f"{url}: {trouble}; given up after {failures} attempts without a further byte. What has arrived "
+                        f"is kept ({megabytes(arrived):,} MB): run the same command again later"
                     ) from trouble
                 pause = min(wait * 2 ** (failures - 1), LONGEST_WAIT_S) if trouble.after is None else trouble.after
                 say(f"{target.name}: {trouble}; trying again in {pause:.0f} s")
@@ -121,6 +122,7 @@ class _Transfer:
         self.part = target.with_name(f"{target.name}.part")
         self.about = target.with_name(f"{target.name}.part.json")
         self.version = self._version()
+        self.answered = False
 
     def have(self) -> int:
         """Bytes that need not be asked for again."""
@@ -164,7 +166,7 @@ class _Transfer:
         return headers | ({"If-Range": condition} if condition is not None else {})
 
     def _receive(self, answer: requests.Response, have: int) -> None:
-        status = answer.status_code
+        self.answered, status = True, answer.status_code
         if status in RETRY:
             raise self._trouble(answer)
         if status == 416:  # the part is longer than the file

@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from clipkit.data.checksums import Checksum
 from clipkit.data.download import through_mirror
 from clipkit.data.fetching import KINDS, Hub, Item, Outcome, is_complete
-from clipkit.data.storing import megabytes
 from clipkit.errors import UserError
 from clipkit.runs.choices import groups, read_option
 from clipkit.runs.command import Interrupted
@@ -91,14 +90,14 @@ def say_plan(config: DictConfig, items: Sequence[Item], root: Path) -> None:
     say(f"\n{_data(config)} into {root}")
     say(f"  licence   {config.data.fetch.licence}")
     for item in items:
-        size = f"{item.size / 1e6:,.0f} MB" if item.size else "size not published"
+        size = _readable(item.size) if item.size else "size not published"
         if item.hub is not None:
             origin = f"{item.hub.repository} on the Hugging Face hub, checked by the sha256 that it states"
             say(f"  {item.name:<9} {origin}")
             continue
-        by = item.checksum.kind if item.checksum is not None else "no published checksum: length and archive"
+        check = f"checked by {item.checksum.kind}" if item.checksum is not None else "no published checksum"
         origin = item.url or "by hand, see below"
-        say(f"  {item.name}: {size}, checked by {by}\n            {origin}")
+        say(f"  {item.name}: {size}, {check}\n            {origin}")
     for text in _by_hand(config, root):
         say(f"  by hand   {text}")
     say("")
@@ -119,15 +118,17 @@ def say_end(config: DictConfig, outcomes: Sequence[tuple[Item, Outcome]], root: 
     say(f"{root}/")
     for top in sorted(files):
         count = f"{files[top]:,} files, " if top.endswith("/") else ""
-        say(f"  {top:<24} {count}{megabytes(size[top]):,} MB")
+        say(f"  {top:<28} {count}{_readable(size[top])}")
     for item, outcome in outcomes:
         if outcome.state == "left":
-            say(f"  {item.gives[0]:<24} was there before, and is left as it is")
+            say(f"  {item.gives[0]:<28} was there before, and is left as it is")
         if outcome.state == "absent":
-            say(f"  {item.name:<24} is not here: see below")
-    for text in _by_hand(config, root):
-        say(f"  by hand: {text}")
-    say(f"next: {_command('describe', config)}")
+            say(f"  {item.name:<28} is not here: see above")
+    missing = _by_hand(config, root)
+    if any(outcome.state == "fetched" for _, outcome in outcomes):  # else it was said a moment ago
+        for text in missing:
+            say(f"  by hand: {text}")
+    say(f"{'then' if missing else 'next'}: {_command('describe', config)}")
 
 
 @contextmanager
@@ -161,6 +162,13 @@ def _by_hand(config: DictConfig, root: Path) -> list[str]:
     return [str(entry.say).replace("ROOT", str(root)) for entry in missing]
 
 
+def _readable(size: int) -> str:
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:,.1f} {name}"
+    return f"{size} bytes"
+
+
 def _data(config: DictConfig) -> str:
     from hydra.core.hydra_config import HydraConfig
 
@@ -168,7 +176,5 @@ def _data(config: DictConfig) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line, above the bars."""
-    from clipkit.runs.progress import console
-
-    console.print(text, soft_wrap=True, markup=False)
+    """Print a line, above the bars; without rich, so that "nothing to fetch" loads nothing."""
+    print(text, flush=True)
