@@ -26,7 +26,7 @@ def main(config: DictConfig) -> None:
         say_end,
         say_plan,
         stoppable,
-    )  # fmt: skip
+    )
     from clipkit.runs.output_folder import remove_empty
 
     remove_empty(Path(config.run_dir))  # what is made lies in data.root

@@ -98,8 +98,8 @@ def download(
                 failures, best = (1, arrived) if arrived > best else (failures + 1, best)
                 if failures > (retries if transfer.answered else min(retries, UNREACHED_RETRIES)):
                     raise UserError(
-                        f"{url}: {trouble}; given up after {failures} attempts without a further byte. What has arrived "
-                        f"is kept ({megabytes(arrived):,} MB): run the same command again later"
+                        f"{url}: {trouble}; given up after {failures} attempts without a further byte. What has "
+                        f"arrived is kept ({megabytes(arrived):,} MB): run the same command again later"
                     ) from trouble
                 pause = min(wait * 2 ** (failures - 1), LONGEST_WAIT_S) if trouble.after is None else trouble.after
                 say(f"{target.name}: {trouble}; trying again in {pause:.0f} s")
