@@ -20,12 +20,16 @@ WAYS_OUT = {
 def check_combination(config: DictConfig) -> list[str]:
     """What cannot work about a composed configuration, read from the YAMLs alone."""
     problems = []
+    makes = [*(OmegaConf.select(config, "makes") or [])]  # fetch: paths that need not be there yet
+    nothing = bool(makes) and not OmegaConf.select(config, "data.fetch.files")
     for key in missing_keys(config):
+        if key in makes and nothing:
+            continue
         problems.append(f"{key} is needed: {key}=…")
     for key in PATHS:
         value = None if is_missing(config, key) else OmegaConf.select(config, key, default=None)
         named = key == "backbone.path" and value == "emoji_clip"
-        if isinstance(value, str) and not named and not Path(value).expanduser().exists():
+        if isinstance(value, str) and key not in makes and not named and not Path(value).expanduser().exists():
             problems.append(f"{key}={value}: no such file or folder")
     model = None if is_missing(config, "model") else OmegaConf.select(config, "model")
     named = model is None or str(model).startswith(NAMES_ELSEWHERE) or model in named_backbones()

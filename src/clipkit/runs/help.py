@@ -30,6 +30,10 @@ EXAMPLES = {
         "python -m clipkit.pack data=coco data.root=/path/to/coco size=256",
         "python -m clipkit.pack data=coco data.root=/path/to/coco size=256 format=jpeg",
     ),
+    "fetch": (
+        "python -m clipkit.fetch data=flickr8k data.root=/path/to/flickr8k",
+        "python -m clipkit.fetch data=coco data.root=/path/to/coco mirror=http://my.mirror",
+    ),
     "export": (
         "python -m clipkit.export model=outputs/train/my_run format=transformers",
         "python -m clipkit.export model=open_clip:ViT-B-32/laion2b_s34b_b79k output=my_clip",

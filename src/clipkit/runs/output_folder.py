@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from clipkit.errors import UserError
 
-__all__ = ["choose_folder"]
+__all__ = ["choose_folder", "remove_empty"]
 
 
 def choose_folder(config: DictConfig, *, what: str, holds: Callable[[Path], bool]) -> None:
@@ -23,7 +23,7 @@ def choose_folder(config: DictConfig, *, what: str, holds: Callable[[Path], bool
     if config.output is not None:
         if config.name is not None:
             raise UserError(f"name={config.name} and output={config.output} each name the folder: give one of them")
-        _remove_empty(folder)  # Hydra has made it
+        remove_empty(folder)  # Hydra has made it
         folder = Path(config.output).expanduser().absolute()
     if holds(folder) and not config.overwrite:
         raise UserError(f"{folder} already holds {what}: replace it with overwrite=true, or choose another folder")
@@ -34,7 +34,7 @@ def choose_folder(config: DictConfig, *, what: str, holds: Callable[[Path], bool
     config.run_dir = str(folder)
 
 
-def _remove_empty(folder: Path) -> None:
+def remove_empty(folder: Path) -> None:
     """Remove a folder and those above it, below the current one, as far as they are empty."""
     with suppress(OSError):
         while Path.cwd() in folder.parents:

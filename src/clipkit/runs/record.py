@@ -35,6 +35,7 @@ MAY_CHANGE = (
     "cache_dir",
     "data.cache_dir",
     "data.workers",
+    "data.fetch",
     "trainer.checkpoint_minutes",
 )
 
