@@ -41,13 +41,13 @@ def tiny_encoder(standardize: bool = False) -> DualEncoder:
 
 def stage(train: Trained, lr: float = 1e-2) -> Stage:
     optimizer = Optimizer(torch.optim.AdamW, lr=lr, weight_decay=0.1)
-    return Stage(epochs=1, train=train, batch_size=28, optimizer=optimizer, scheduler=Constant())
+    return Stage(epochs=1, train=train, batch_size=32, optimizer=optimizer, scheduler=Constant())
 
 
 def training(
     folder: Path, train: Trained, *, lr: float = 1e-2, standardize: bool = False, **options: Any
 ) -> tuple[Contrastive, PairData]:
-    """An approach at the start of its only stage, on 28 training pictures that make one batch."""
+    """An approach at the start of its only stage, on 29 training pictures that make one batch."""
     encoder = tiny_encoder(standardize)
     data = PairData(synthetic(40, image_size=32), preprocess=encoder.preprocess, tokenize=encoder.tokenize)
     data.find_broken()
@@ -171,7 +171,7 @@ def test_a_step_changes_what_is_trained_and_nothing_else_and_logs_finite_numbers
 
 def test_training_the_heads_learns_the_pictures_by_heart(tmp_path: Path) -> None:
     logged = fit(*training(tmp_path, Trained(), standardize=True), epochs=25)
-    assert logged["train/loss"] < math.log(28) / 2  # embeddings that say nothing cost ln 28
+    assert logged["train/loss"] < math.log(29) / 2  # embeddings that say nothing cost ln 29
 
 
 def test_the_temperature_never_leaves_its_bounds(tmp_path: Path) -> None:
