@@ -1,7 +1,7 @@
 """Splits where a data set leaves them open: by picture, seeded, stratified when labelled."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from clipkit.data.randomness import uniform
 from clipkit.data.records import Record
 
-__all__ = ["assign_splits", "carve_validation", "in_name_order"]
+__all__ = ["assign_splits", "carve_validation", "name_order"]
 
 NUMBER = re.compile("[0-9]+")
 SHARES = (("train", 0.7), ("val", 0.1), ("test", 0.2))
@@ -28,7 +28,7 @@ def assign_splits(
         groups.setdefault(record.image if record.group is None else record.group, []).append(index)
     order = uniform(seed, 0, np.arange(len(groups)), 1, purpose="split")[:, 0]
     by_class: dict[int, list[tuple[float, list[int]]]] = {}
-    for key, name in zip(order, in_name_order(groups), strict=True):
+    for key, name in zip(order, sorted(groups, key=name_order), strict=True):
         rows = groups[name]
         _, label = min((records[row].image, _label(records[row])) for row in rows)
         by_class.setdefault(label, []).append((float(key), rows))
@@ -53,16 +53,11 @@ def carve_validation(records: Sequence[Record], *, seed: int, share: float = 0.1
     return assign_splits(train, seed=seed, shares=(("train", 1 - share), ("val", share))) + rest
 
 
-def in_name_order(names: Iterable[str]) -> list[str]:
-    """Sorted, numbers inside names by their value ("2.jpg" before "10.jpg"): the order that lists mostly have.
+def name_order(name: str) -> str:
+    """A key to sort names by, numbers inside them by their value: "2.jpg" before "10.jpg", as lists mostly have them.
 
     Copies of a data set that number the same pictures differently ("00010.jpg", "train.parquet#9") agree in it.
     """
-    return sorted(names, key=_by_value)
-
-
-def _by_value(name: str) -> str:
-    """A text that sorts as `in_name_order` does: before each number stands how many digits it has."""
     return NUMBER.sub(_with_length, name) + "\0" + name
 
 
