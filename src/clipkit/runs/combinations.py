@@ -67,8 +67,8 @@ def _pictures_and_captions(config: DictConfig, labelled: bool) -> list[str]:
     problems = []
     if OmegaConf.select(config, "data.streams"):
         problems += [
-            f"{key} cannot work with {_data_name(config)}: a stream has no list of pictures to choose from; leave it "
-            "out, or use a data set that is no stream"
+            f"{key} cannot work with a stream (data=webdataset), which has no list of pictures to choose from: leave "
+            "it out, or use another data set"
             for key in asked
         ]
     elif shots is not None and not labelled:
