@@ -199,8 +199,9 @@ def cross_entropy(logits: Tensor, right: Tensor) -> float:
 
 
 @pytest.mark.parametrize("bank", [True, False])
-def test_the_logged_loss_is_the_formula_on_the_batch(tmp_path: Path, bank: bool) -> None:
-    approach, data = training(tmp_path, Trained(), lr=0.0, targets="multi_positive", text_bank=bank)
+@pytest.mark.parametrize("mode", ["random", "all"])
+def test_the_logged_loss_is_the_formula_on_the_batch(tmp_path: Path, bank: bool, mode: CaptionMode) -> None:
+    approach, data = training(tmp_path, Trained(), lr=0.0, captions=mode, targets="multi_positive", text_bank=bank)
     encoder = approach.encoder.eval()
     (batch,) = list(data.train_dataloader())
     train = data.split("train")
@@ -215,8 +216,9 @@ def test_the_logged_loss_is_the_formula_on_the_batch(tmp_path: Path, bank: bool)
         gallery = encoder.encode_text(encoder.tokenize(texts)) if bank else text
         scale = encoder.logit_scale.exp()
     alike = torch.tensor([[a == b for b in captions] for a in captions])
-    right = torch.tensor([[t in own for t in texts] for own in captions]) if bank else alike
-    expected = (cross_entropy(scale * image @ gallery.T, right) + cross_entropy(scale * text @ image.T, alike)) / 2
+    owned = alike[:, batch["text_owner"]]
+    right = torch.tensor([[t in own for t in texts] for own in captions]) if bank else owned
+    expected = (cross_entropy(scale * image @ gallery.T, right) + cross_entropy(scale * text @ image.T, owned.T)) / 2
     assert fit(approach, data)["train/contrastive"] == pytest.approx(expected, rel=1e-4)
 
 

@@ -137,7 +137,7 @@ class Manifest:
         """
         where = f"data.manifest={origin} (made from {self.data}) does not fit {records.name}"
         differing = [
-            f"class {number} is {theirs!r} there and {ours!r} here"
+            f"class {number} is {_quoted(theirs)} there and {_quoted(ours)} here"
             for number, (theirs, ours) in enumerate(zip_longest(self.class_names, records.class_names))
             if theirs != ours
         ]
@@ -230,6 +230,10 @@ def _wrong_form(content: Any) -> str:
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 return f'"{label}" in "{split}" is no list of names'
     return "" if all(isinstance(name, str) for name in content["class_names"]) else '"class_names" holds no names'
+
+
+def _quoted(name: str | None) -> str:
+    return "nothing" if name is None else repr(name)
 
 
 def _repeated(count: Counter[str]) -> list[str]:
