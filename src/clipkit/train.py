@@ -17,6 +17,7 @@ def main(config: DictConfig) -> float | None:
 
     from clipkit.approaches.frozen import FrozenFeatures
     from clipkit.data.decoding import refuse_if_broken
+    from clipkit.data.manifest import write_manifest
     from clipkit.features import FeatureStore
     from clipkit.models.folder import save_model
     from clipkit.runs import build, machine, results
@@ -49,6 +50,8 @@ def main(config: DictConfig) -> float | None:
             broken, total = data.find_broken(packed=run.about.get("packed"), on_progress=progress)
         refuse_if_broken(broken, total, data.max_broken, run.write_broken(broken))
         run.note(packed=data.packed)
+        if data.choice is not None:
+            write_manifest(run.folder / "manifest.json", data.records, data.choice)
         notes = [
             *data.records.notes,
             *notes,

@@ -3,6 +3,7 @@
 import math
 import warnings
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from clipkit.approaches.base import Stage
 from clipkit.approaches.contrastive import Contrastive, positive_groups
 from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import Constant, Optimizer
+from clipkit.data.captions import CaptionMode
 from clipkit.data.datamodule import PairData
 from clipkit.data.images import FolderReader
 from clipkit.data.records import Record, Records
@@ -41,15 +43,22 @@ def tiny_encoder(standardize: bool = False) -> DualEncoder:
 
 def stage(train: Trained, lr: float = 1e-2) -> Stage:
     optimizer = Optimizer(torch.optim.AdamW, lr=lr, weight_decay=0.1)
-    return Stage(epochs=1, train=train, batch_size=28, optimizer=optimizer, scheduler=Constant())
+    return Stage(epochs=1, train=train, batch_size=32, optimizer=optimizer, scheduler=Constant())
 
 
 def training(
-    folder: Path, train: Trained, *, lr: float = 1e-2, standardize: bool = False, **options: Any
+    folder: Path,
+    train: Trained,
+    *,
+    lr: float = 1e-2,
+    standardize: bool = False,
+    captions: CaptionMode = "random",
+    **options: Any,
 ) -> tuple[Contrastive, PairData]:
-    """An approach at the start of its only stage, on 28 training pictures that make one batch."""
+    """An approach at the start of its only stage, on 29 training pictures that make one batch."""
     encoder = tiny_encoder(standardize)
-    data = PairData(synthetic(40, image_size=32), preprocess=encoder.preprocess, tokenize=encoder.tokenize)
+    records = synthetic(40, image_size=32)
+    data = PairData(records, preprocess=encoder.preprocess, tokenize=encoder.tokenize, captions=captions)
     data.find_broken()
     approach = Contrastive(encoder, stages={"only": stage(train, lr)}, **options)
     features = FrozenFeatures(encoder, data, FeatureStore(folder))
@@ -171,7 +180,7 @@ def test_a_step_changes_what_is_trained_and_nothing_else_and_logs_finite_numbers
 
 def test_training_the_heads_learns_the_pictures_by_heart(tmp_path: Path) -> None:
     logged = fit(*training(tmp_path, Trained(), standardize=True), epochs=25)
-    assert logged["train/loss"] < math.log(28) / 2  # embeddings that say nothing cost ln 28
+    assert logged["train/loss"] < math.log(29) / 2  # embeddings that say nothing cost ln 29
 
 
 def test_the_temperature_never_leaves_its_bounds(tmp_path: Path) -> None:
@@ -190,8 +199,9 @@ def cross_entropy(logits: Tensor, right: Tensor) -> float:
 
 
 @pytest.mark.parametrize("bank", [True, False])
-def test_the_logged_loss_is_the_formula_on_the_batch(tmp_path: Path, bank: bool) -> None:
-    approach, data = training(tmp_path, Trained(), lr=0.0, targets="multi_positive", text_bank=bank)
+@pytest.mark.parametrize("mode", ["random", "all"])
+def test_the_logged_loss_is_the_formula_on_the_batch(tmp_path: Path, bank: bool, mode: CaptionMode) -> None:
+    approach, data = training(tmp_path, Trained(), lr=0.0, captions=mode, targets="multi_positive", text_bank=bank)
     encoder = approach.encoder.eval()
     (batch,) = list(data.train_dataloader())
     train = data.split("train")
@@ -206,6 +216,111 @@ def test_the_logged_loss_is_the_formula_on_the_batch(tmp_path: Path, bank: bool)
         gallery = encoder.encode_text(encoder.tokenize(texts)) if bank else text
         scale = encoder.logit_scale.exp()
     alike = torch.tensor([[a == b for b in captions] for a in captions])
-    right = torch.tensor([[t in own for t in texts] for own in captions]) if bank else alike
-    expected = (cross_entropy(scale * image @ gallery.T, right) + cross_entropy(scale * text @ image.T, alike)) / 2
+    owned = alike[:, batch["text_owner"]]
+    right = torch.tensor([[t in own for t in texts] for own in captions]) if bank else owned
+    expected = (cross_entropy(scale * image @ gallery.T, right) + cross_entropy(scale * text @ image.T, owned.T)) / 2
     assert fit(approach, data)["train/contrastive"] == pytest.approx(expected, rel=1e-4)
+
+
+GROUPS, OWNER, SCALE = [0, 1, 1, 2], [0, 0, 0, 1, 2, 2, 3], 6.0  # four pictures with three, one, two and one captions
+
+
+def unit_rows(count: int, seed: int, width: int = 5) -> Tensor:
+    rows = torch.randn(count, width, generator=torch.Generator().manual_seed(seed)).double()
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def weights_by_hand(targets: str, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """How much each caption is the answer of each picture [B, M], and the reverse [M, B]; rows need not sum to one."""
+    to_text = torch.zeros(len(image), len(text), dtype=torch.float64)
+    for b, m in product(range(len(image)), range(len(text))):
+        if targets == "hard":
+            to_text[b, m] = OWNER[m] == b
+        elif targets == "multi_positive":
+            to_text[b, m] = GROUPS[OWNER[m]] == GROUPS[b]
+        else:
+            own = [float(text[k] @ text[m]) for k in range(len(text)) if OWNER[k] == b]
+            to_text[b, m] = math.exp(SCALE * (float(image[b] @ image[OWNER[m]]) + sum(own) / len(own)) / 2)
+    return to_text, to_text.T
+
+
+def loss_by_hand(image: Tensor, text: Tensor, gallery: Tensor, to_gallery: Tensor, to_image: Tensor) -> Tensor:
+    """The mean of both directions' −Σ target · log-probability, from exponentials and logarithms alone."""
+    total = torch.zeros((), dtype=torch.float64)
+    for rows, columns, weights in ((image, gallery, to_gallery), (text, image, to_image)):
+        for i, row in enumerate(rows):
+            odds = [(SCALE * (row @ column)).exp() for column in columns]
+            log_chances = torch.stack([(one / sum(odds)).log() for one in odds])
+            total = total - (weights[i] / weights[i].sum() * log_chances).sum() / len(rows)
+    return total / 2
+
+
+@pytest.mark.parametrize("targets", ["hard", "soft", "multi_positive"])
+def test_with_several_captions_a_picture_loss_and_gradient_are_the_formula(targets: Any) -> None:
+    approach = Contrastive(tiny_encoder(), stages={}, targets=targets)
+    gradients = []
+    for by_hand in (True, False):
+        image, text = unit_rows(4, seed=0).requires_grad_(), unit_rows(7, seed=1).requires_grad_()
+        if by_hand:
+            to_text, to_image = weights_by_hand(targets, image.detach(), text.detach())
+            loss = expected = loss_by_hand(image, text, text, to_text, to_image)
+        else:
+            scale = torch.tensor(SCALE, dtype=torch.float64)
+            loss = approach._batch_loss(image, text, torch.tensor(GROUPS), scale, owner=torch.tensor(OWNER))
+        loss.backward()
+        gradients.append((image.grad, text.grad))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-7)
+    for reference, got in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, reference, rtol=1e-6, atol=1e-8)
+
+
+def test_with_several_captions_the_bank_loss_and_its_gradient_are_the_formula() -> None:
+    """The bank has a caption of each of the batch's groups, another of the first, and one of none of them."""
+    approach = Contrastive(tiny_encoder(), stages={}, targets="multi_positive")
+    encoder, bank_group = approach.encoder.eval(), [2, 0, 1, 0, 7]
+    features = torch.randn(5, encoder.text.feature_dim, generator=torch.Generator().manual_seed(2))
+    approach.bank_features, approach.bank_group = features, torch.tensor(bank_group)
+    image, text = (unit_rows(count, seed=count, width=32).requires_grad_() for count in (4, 7))
+    to_bank = torch.tensor([[float(group == own) for group in bank_group] for own in GROUPS]).double()
+    to_image = weights_by_hand("multi_positive", image, text)[1]
+    expected = loss_by_hand(image, text, encoder.project_text(features).detach().double(), to_bank, to_image)
+    expected.backward()
+    single = [x.detach().float().requires_grad_() for x in (image, text)]
+    loss = approach._bank_loss(*single, torch.tensor(GROUPS), torch.tensor(SCALE), owner=torch.tensor(OWNER))
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for got, reference in zip(single, (image, text), strict=True):
+        assert got.grad is not None
+        assert reference.grad is not None
+        torch.testing.assert_close(got.grad.double(), reference.grad, rtol=1e-4, atol=1e-6)
+
+
+ALL_CAPTIONS: list[tuple[Trained, dict[str, Any]]] = [
+    (Trained(), {"targets": "multi_positive", "text_bank": True, "image_contrast": 0.25, "together": True}),
+    (Trained(), {"targets": "hard"}),
+    (Trained(image_groups=1), {"targets": "soft"}),
+    (Trained(image_groups="all", text_groups="all"), {"targets": "multi_positive"}),
+]
+
+
+@pytest.mark.parametrize(("train", "options"), ALL_CAPTIONS, ids=str)
+def test_all_captions_of_a_picture_stand_in_its_batch_in_every_kind_of_stage(
+    tmp_path: Path, train: Trained, options: dict[str, Any]
+) -> None:
+    approach, data = training(tmp_path, train, captions="all", **options)
+    (batch,) = list(data.train_dataloader())
+    records = data.split("train")
+    assert len(batch["text_owner"]) == 2 * len(batch["image_id"]) == 2 * len(records)
+    texts, text_of_caption = records.caption_texts
+    row_of = {int(image_id): row for row, image_id in enumerate(records.image_ids)}
+    for place, image_id in enumerate(batch["image_id"].tolist()):
+        mine = batch["caption_id"][batch["text_owner"] == place].tolist()
+        assert [texts[int(text_of_caption[one])].as_py() for one in mine] == records.captions(row_of[image_id])
+    logged = fit(approach, data)
+    assert all(math.isfinite(value) for value in logged.values())
+
+
+def test_learning_all_captions_by_heart_lowers_the_loss(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"targets": "hard", "captions": "all", "standardize": True}
+    logged = fit(*training(tmp_path, Trained(), **options), epochs=25)
+    assert logged["train/loss"] < (math.log(29) + math.log(58)) / 4  # half of what saying nothing costs

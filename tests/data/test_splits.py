@@ -1,11 +1,13 @@
 """Splits: stratified, by group, seeded."""
 
+import random
 from collections import Counter, defaultdict
+from typing import Any
 
 import pytest
 
 from clipkit.data.records import Record
-from clipkit.data.splits import assign_splits, carve_validation
+from clipkit.data.splits import assign_splits, carve_validation, name_order
 
 
 def shares(records: list[Record]) -> dict[str, float]:
@@ -68,6 +70,41 @@ def test_the_seed_decides_the_split_and_nothing_else_does() -> None:
     records = labelled(20, 4)
     assert assign_splits(records, seed=1) == assign_splits(records, seed=1)
     assert assign_splits(records, seed=1) != assign_splits(records, seed=2)
+
+
+MIXED = [
+    *(Record(f"{c}/{i:02}.png", label=c) for c in range(4) for i in range(11)),
+    *(Record(f"none/{i}.png") for i in range(9)),
+    *(Record(f"twins/{i}.png", label=i % 2, group=f"concept {i // 2}") for i in range(12)),
+]
+
+
+@pytest.mark.parametrize("divide", [assign_splits, carve_validation])
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_the_order_in_which_pictures_are_listed_makes_no_difference(divide: Any, seed: int) -> None:
+    expected = {record.image: record.split for record in divide(MIXED, seed=seed)}
+    for shuffle in range(5):
+        listed = random.Random(shuffle).sample(MIXED, len(MIXED))
+        assert {record.image: record.split for record in divide(listed, seed=seed)} == expected
+
+
+def test_copies_that_number_the_same_pictures_differently_are_divided_alike() -> None:
+    labels = [0, 1, 2] * 40
+    padded = assign_splits([Record(f"train/{i + 1:05}.jpg", label=c) for i, c in enumerate(labels)], seed=1)
+    rows = assign_splits([Record(f"data/0000.parquet#{i}", label=c) for i, c in enumerate(labels)], seed=1)
+    assert [record.split for record in padded] == [record.split for record in rows]
+
+
+def test_names_are_in_order_when_their_numbers_are() -> None:
+    ordered = ["", "07", "7", "9", "10", "a02.jpg", "a2.jpg", "a2b9", "a2b10", "a10.jpg", "a٣.jpg", f"b{'1' * 5000}"]
+    for shuffle in range(5):
+        assert sorted(random.Random(shuffle).sample(ordered, len(ordered)), key=name_order) == ordered
+
+
+def test_a_split_is_the_same_on_every_machine() -> None:
+    """Written down once: another Python, numpy or processor must give these."""
+    found = assign_splits([Record(f"{label}/{name}.png", label=label) for label in (0, 1) for name in "abcde"], seed=1)
+    assert " ".join(record.split for record in found) == "test val train train train train train test train train"
 
 
 def test_a_split_changes_neither_order_nor_content() -> None:

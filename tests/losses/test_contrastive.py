@@ -132,8 +132,8 @@ def test_gradients_of_the_contrastive_loss_are_right() -> None:
 def test_no_gradient_reaches_the_embeddings_through_soft_targets() -> None:
     image, text = unit_rows(4, 3, 14).requires_grad_(), unit_rows(4, 3, 15).requires_grad_()
     scale = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
-    targets = soft_targets(image, text, logit_scale=scale)
-    contrastive_loss(image, text, logit_scale=scale, image_targets=targets, text_targets=targets).backward()
+    targets, to_image = soft_targets(image, text, logit_scale=scale)
+    contrastive_loss(image, text, logit_scale=scale, image_targets=targets, text_targets=to_image).backward()
     with_graph = [image.grad, text.grad, scale.grad]
     constant = targets.detach().clone()
     leaves = [x.detach().clone().requires_grad_() for x in (image, text, scale)]

@@ -35,7 +35,9 @@ class Contrastive(Approach):
         stages: by name, in order.
         monitor: what chooses the best weights; "val/recall" is the mean of both recall@1 on validation.
         targets: "hard" (the pair itself), "soft" (as alike as the pairs are within each tower), or "multi_positive"
-            (everything that `positives` calls the same).
+            (everything that `positives` calls the same). Where a batch holds several captions of a picture
+            (`data.captions=all`), hard means: a caption's one positive is its picture; a picture's positives are all
+            its captions, with equal weight.
         positives: what makes two pictures mean the same: "group" (the data set says so), "caption" (an identical
             caption), "class".
         soft_temperature: of the soft targets; null means the learned one.
@@ -134,9 +136,9 @@ class Contrastive(Approach):
         scale = self.encoder.logit_scale.exp()
         group = self.positive_group[batch["image_id"]]
         if len(self.bank_features):
-            loss = self._bank_loss(image, text, group, scale)
+            loss = self._bank_loss(image, text, group, scale, owner=batch["text_owner"])
         else:
-            loss = self._batch_loss(image, text, group, scale)
+            loss = self._batch_loss(image, text, group, scale, owner=batch["text_owner"])
         values = {"train/contrastive": loss.detach()}
         if self.image_contrast > 0:
             pull = supervised_contrastive_loss(image, group, logit_scale=scale)
@@ -205,22 +207,27 @@ class Contrastive(Approach):
             text_features = trained.text_features(encoder, batch["text"])
         return self.encoder.project_image(features), self.encoder.project_text(text_features)
 
-    def _batch_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor) -> Tensor:
-        targets = None
+    def _batch_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor, *, owner: Tensor) -> Tensor:
+        """Pictures [B, D] against the batch's captions [M, D]; `owner` [M] is the row of each caption's picture."""
+        to_text: Tensor | None = None  # [B, M]; None, where M = B, is the pair itself
+        to_image: Tensor | None = None  # [M, B]
         if self.targets == "soft":
             sharpness = scale.detach() if self.soft_temperature is None else scale.new_tensor(1 / self.soft_temperature)
-            targets = soft_targets(image, text, logit_scale=sharpness)
+            to_text, to_image = soft_targets(image, text, logit_scale=sharpness, owner=owner)
         elif self.targets == "multi_positive":
-            targets = positive_targets(group, group)
-        return contrastive_loss(image, text, logit_scale=scale, image_targets=targets, text_targets=targets)
+            to_text, to_image = positive_targets(group, group[owner]), positive_targets(group[owner], group)
+        elif len(text) != len(image):
+            row = torch.arange(len(image), device=owner.device)
+            to_text, to_image = positive_targets(row, owner), positive_targets(owner, row)
+        return contrastive_loss(image, text, logit_scale=scale, image_targets=to_text, text_targets=to_image)
 
-    def _bank_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor) -> Tensor:
+    def _bank_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor, *, owner: Tensor) -> Tensor:
         """Image→text against every training caption, text→image within the batch."""
         bank = self.encoder.project_text(self.bank_features)  # [U, D]
         to_bank = scaled_cosines(image, bank, logit_scale=scale).log_softmax(1)  # [B, U]
-        to_image = scaled_cosines(text, image, logit_scale=scale).log_softmax(1)  # [B, B]
+        to_image = scaled_cosines(text, image, logit_scale=scale).log_softmax(1)  # [M, B]
         image_loss = -(positive_targets(group, self.bank_group) * to_bank).sum(1).mean()
-        text_loss = -(positive_targets(group, group) * to_image).sum(1).mean()
+        text_loss = -(positive_targets(group[owner], group) * to_image).sum(1).mean()
         return (image_loss + text_loss) / 2
 
 

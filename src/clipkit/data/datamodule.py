@@ -15,9 +15,10 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from clipkit.data.captions import caption_by_templates
+from clipkit.data.captions import CaptionMode, Sentences, caption_records
 from clipkit.data.checking import check_pictures
 from clipkit.data.decoding import Broken, decode_all, fits_in_memory
+from clipkit.data.few_shot import choose_pictures
 from clipkit.data.packing import PackedStore, find_store
 from clipkit.data.pixels import Pixels
 from clipkit.data.policies import PicturePolicy, Policy, augmentation_policy
@@ -51,8 +52,8 @@ class Served:
 class PairData(LightningDataModule):
     """Records as batches: a dict with `image` (uint8) or `trunk`, `text` or `text_features`, `text_owner`, ids.
 
-    Training takes one caption of each picture at random, validation and test all of them. Each random choice is a
-    function of (seed, epoch, image id).
+    Training takes one caption of each picture at random (or all of them), validation and test all. Each random choice
+    is a function of (seed, epoch, image id).
 
     Args:
         records: of all splits.
@@ -60,6 +61,13 @@ class PairData(LightningDataModule):
         batch_size: pictures a batch, where a stage does not say.
         augmentation: the name of a policy (`clipkit.data.policies`).
         templates: sentences that caption labelled pictures without captions, and name classes for zero-shot.
+        captions: "random" (one of a picture's captions each epoch of training), "all" (all of them in each batch),
+            "generated" (training pictures get sentences made from their class names) or "plain" (all pictures have one
+            caption, the first template).
+        generated: what generated captions are made of.
+        shots: train on this many pictures of each class (`clipkit.data.few_shot`); None: all.
+        manifest: a file that names the pictures of each split.
+        split_seed: of the draw of shots and of generated captions.
         max_broken: allowed share of broken pictures.
         memory_limit: megabytes of decoded pixels kept in memory.
         workers: processes that decode; 0 decodes in the main one, "auto" takes as many as there are cores, up to 16.
@@ -78,6 +86,11 @@ class PairData(LightningDataModule):
         batch_size: int = 64,
         augmentation: Policy = "none",
         templates: Sequence[str] = ("a photo of a {}.",),
+        captions: CaptionMode = "random",
+        generated: Sentences | None = None,
+        shots: int | None = None,
+        manifest: str | None = None,
+        split_seed: int = 1,
         max_broken: float = 0.01,
         memory_limit: float = 1024,
         workers: int | Literal["auto"] = "auto",
@@ -87,7 +100,9 @@ class PairData(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.all_records = caption_by_templates(records, templates)
+        chosen, self.choice = choose_pictures(records, shots=shots, split_seed=split_seed, manifest=manifest)
+        self.all_records = caption_records(chosen, templates, mode=captions, generated=generated, split_seed=split_seed)
+        self.captions = captions
         self.templates = tuple(templates)
         self.tokenize = tokenize
         self.preprocess = preprocess
@@ -289,7 +304,7 @@ class PairDataset(Dataset[Batch]):
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The captions of these rows, and for each the place in the batch of its picture."""
         first, last = self.records.caption_offsets[rows], self.records.caption_offsets[rows + 1]
-        if self.split == "train":
+        if self.split == "train" and self.data.captions != "all":
             choice = uniform(self.data.seed, epoch, image_ids, 1, purpose="caption")[:, 0]
             return first + (choice * (last - first)).astype(np.int64), np.arange(len(rows))
         owner = np.repeat(np.arange(len(rows)), last - first)

@@ -53,6 +53,7 @@ def check_combination(config: DictConfig) -> list[str]:
             problems.append(
                 f"this approach needs {need}, which this choice of data and backbone has not: {WAYS_OUT[need]}"
             )
+    problems += _pictures_and_captions(config, "labels" in provides)
     bank, targets = OmegaConf.select(config, "approach.text_bank"), OmegaConf.select(config, "approach.targets")
     if bank is True and targets != "multi_positive":
         problems.append(f"approach.text_bank=true needs approach.targets=multi_positive, not {targets}")
@@ -60,6 +61,38 @@ def check_combination(config: DictConfig) -> list[str]:
     if isinstance(share, float | int) and not 0 <= share <= 1:
         problems.append(f"data.max_broken={share}: a share is expected, 0 … 1")
     return problems
+
+
+def _pictures_and_captions(config: DictConfig, labelled: bool) -> list[str]:
+    """Why `data.shots`, `data.manifest` or `data.captions` asks for more than the data set has."""
+    shots, mode = OmegaConf.select(config, "data.shots"), OmegaConf.select(config, "data.captions")
+    manifest = None if is_missing(config, "data.manifest") else OmegaConf.select(config, "data.manifest")
+    asked = [f"data.shots={shots}"] * (shots is not None) + [f"data.manifest={manifest}"] * (manifest is not None)
+    problems = []
+    if OmegaConf.select(config, "data.streams"):
+        problems += [
+            f"{key} cannot work with a stream (data=webdataset), which has no list of pictures to choose from: leave "
+            "it out, or use another data set"
+            for key in asked
+        ]
+    elif shots is not None and not labelled:
+        problems.append(
+            f"data.shots={shots} draws pictures by class, and {_data_name(config)} has no labels: {WAYS_OUT['labels']}"
+        )
+    if isinstance(shots, int) and shots < 1:
+        problems.append(f"data.shots={shots}: at least 1 picture a class is needed (null: all)")
+    if mode in ("generated", "plain") and not labelled:
+        problems.append(
+            f"data.captions={mode} makes captions of class names, and {_data_name(config)} has no labels: "
+            f"{WAYS_OUT['labels']}; or data.captions=random, all"
+        )
+    return problems
+
+
+def _data_name(config: DictConfig) -> str:
+    """The data set as its reader is called: what `data=` chose is not in the configuration."""
+    target = OmegaConf.select(config, "data.records._target_") or OmegaConf.select(config, "data._target_")
+    return f"data={str(target).rpartition('.')[2]}"
 
 
 def _towers_that_must_be_saved(config: DictConfig) -> list[str]:

@@ -77,7 +77,7 @@ class Run:
             self.about = before
             return
         if before is not None and (not resume or stillborn):
-            _remove_results(self.folder)
+            _remove_results(self.folder, keep=OmegaConf.select(config, "data.manifest"))
         overrides = [text for text in overrides if text.partition("=")[0] not in ("resume", "overwrite")]
         self.about |= {
             "status": "running",
@@ -216,14 +216,16 @@ def _has_results(folder: Path) -> bool:
     return any((folder / name).exists() for name in made)
 
 
-def _remove_results(folder: Path) -> None:
-    """What an earlier run left, before a new one overwrites it: nothing of the two may mix."""
+def _remove_results(folder: Path, *, keep: str | None = None) -> None:
+    """What an earlier run left, before a new one overwrites it: nothing of the two may mix. `keep` is still needed."""
     import shutil
 
     for name in ("checkpoints", "model", "plots", "tables"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("metrics.json", "metrics.csv", "report.html", "broken_images.csv", "summary.json", "describe.html"):
-        (folder / name).unlink(missing_ok=True)
+    files = ("metrics.json", "metrics.csv", "report.html", "broken_images.csv", "summary.json", "describe.html")
+    for name in (*files, "manifest.json"):
+        if keep is None or (folder / name).resolve() != Path(keep).expanduser().resolve():
+            (folder / name).unlink(missing_ok=True)
 
 
 def _git_commit() -> str | None:

@@ -39,7 +39,7 @@ def cars(root: str | Path, *, split_seed: int = 1, year_first: bool = True) -> R
     """The pictures of any layout, under their official splits.
 
     Validation is a tenth of train, by class and seed. Where the official test pictures have no labels, train is divided
-    70/10/20 instead. Both are said in `notes`, and both follow the order in which a copy lists its pictures.
+    70/10/20 instead. Both are said in `notes`, and both are the same in all copies that number their pictures alike.
 
     Args:
         root: the folder that holds one of the layouts.
