@@ -11,12 +11,12 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from clipkit.data.captions import CaptionMode, Sentences, caption_records
 from clipkit.data.datamodule import PairData
 from clipkit.data.records import Record, Records
 from clipkit.errors import UserError
+from clipkit.models.preprocess import ImagePreprocess
 from clipkit.runs.compose import compose_config
 
 CLASSES = ("owl", "red fox", "emu")
@@ -73,7 +73,7 @@ def read(batch: dict[str, Any]) -> list[tuple[int, str]]:
 
 
 def pair_data(whole: Records, mode: CaptionMode) -> PairData:
-    return PairData(whole, preprocess=pil_to_tensor, tokenize=as_bytes, templates=TEMPLATES, captions=mode,
+    return PairData(whole, preprocess=ImagePreprocess(8), tokenize=as_bytes, templates=TEMPLATES, captions=mode,
                     generated=sentences(), batch_size=7)  # fmt: skip
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from photos import photo
 from PIL import Image
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from clipkit.data.packing import pack
 from clipkit.data.records import Record, Records
 from clipkit.errors import UserError
 from clipkit.models.preprocess import ImagePreprocess
+from photos import photo
 
 SIZE = 32
 
@@ -168,14 +168,11 @@ def test_workers_do_not_copy_the_table(folder: Path) -> None:
         records = Records.from_records(rows, reader=FolderReader(folder))
         module = data(records, augmentation="clip", workers=1)
         module.serve(Served(batch_size=64))
+        before = set(psutil.Process(os.getpid()).children())
         batches = iter(module.train_dataloader())
         for _ in range(12):
             next(batches)
-        (worker,) = [
-            child
-            for child in psutil.Process(os.getpid()).children()
-            if "resource_tracker" not in " ".join(child.cmdline())
-        ]
+        (worker,) = set(psutil.Process(os.getpid()).children()) - before
         return worker.memory_full_info().uss / 1e6
 
     small, large = own_memory(2_000), own_memory(400_000)
