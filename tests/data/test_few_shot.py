@@ -116,6 +116,16 @@ def test_small_classes_serve_training_first_and_are_named() -> None:
     assert bare.endswith("u (0), v (0), w (0), x (0), y (1)")
 
 
+def test_a_class_with_a_single_picture_has_no_validation_and_that_is_said() -> None:
+    found = few_shot(records([Record("only.jpg", label=0), *(Record(f"{i}.jpg", label=1) for i in range(3))]), 1)
+    assert counts(found, "train") == [1, 1, 0]
+    assert counts(found, "val") == [0, 1, 0]
+    assert found.notes[1:] == (
+        "1 of 3 classes has no training picture: fox (0)",
+        "2 of 3 classes have no picture left to validate, as training is served first: cat (0), fox (0)",
+    )
+
+
 def test_many_small_classes_make_no_endless_note() -> None:
     names = [f"class {c}" for c in range(500)]
     found = few_shot(records([Record(f"{c}.jpg", label=c) for c in range(500)], names=names), 2)

@@ -100,11 +100,11 @@ def _notes(
     ]
     small = [f"{name} ({len(rows)})" for name, rows in zip(class_names, train, strict=True) if len(rows) < shots]
     if small:
-        notes.append(f"{_of(small, class_names)} fewer than {shots} training pictures: {_shown(small)}")
+        notes.append(f"{_of(small, class_names)} {_fewer(shots, 'training picture')}: {_shown(small)}")
     bare = [f"{name} ({len(rows)})" for name, rows in zip(class_names, val, strict=True) if len(rows) < wanted]
     if bare:
         notes.append(
-            f"{_of(bare, class_names)} fewer than {wanted} pictures left to validate, as training is served first: "
+            f"{_of(bare, class_names)} {_fewer(wanted, 'picture')} left to validate, as training is served first: "
             f"{_shown(bare)}"
         )
     return notes
@@ -112,6 +112,10 @@ def _notes(
 
 def _of(some: Sequence[str], class_names: Sequence[str]) -> str:
     return f"{len(some)} of {len(class_names)} classes {'has' if len(some) == 1 else 'have'}"
+
+
+def _fewer(wanted: int, what: str) -> str:
+    return f"no {what}" if wanted == 1 else f"fewer than {wanted} {what}s"
 
 
 def _shown(entries: Sequence[str]) -> str:
