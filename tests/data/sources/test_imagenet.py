@@ -148,7 +148,9 @@ def test_what_is_missing_is_named_with_the_layouts(tmp_path: Path, gone: str) ->
 def test_a_class_out_of_range_is_named(tmp_path: Path, line: str) -> None:
     flat(tmp_path)
     (tmp_path / TRUTH_FILE).write_text("\n".join([*map(str, TRUTH[:-1]), line]))
-    with pytest.raises(UserError, match=rf"ground_truth.txt: class '{line}' is out of range; 8 classes .* from 1"):
+    with pytest.raises(
+        UserError, match=rf"ground_truth.txt, line 16: class '{line}' is out of range; 8 classes .* from 1"
+    ):
         imagenet(tmp_path)
 
 
