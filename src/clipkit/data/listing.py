@@ -16,7 +16,7 @@ from clipkit.errors import UserError
 __all__ = ["Inputs", "check_classes", "check_name", "check_root", "is_unicode", "read_mat", "read_structs", "shown"]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-UNUSUAL = re.compile(r"[\\\0]|^[A-Za-z]:|(^|/)\.{0,2}(/|\Z)")  # needs a closer look: may lead elsewhere, or name twice
+USUAL = re.compile(r"[^/\\\0:.][^/\\\0:]*(/[^/\\\0:.][^/\\\0:]*)*")  # nearly all names: nothing to look at twice
 DRIVE = re.compile(r"[A-Za-z]:")
 HALF = re.compile("[\ud800-\udfff]")  # of a surrogate pair
 
@@ -114,7 +114,7 @@ def check_name(name: object, file: Path, place: str, number: int) -> str:
     Raises:
         UserError: it is no text, is absolute, or leads out of the data set's folder.
     """
-    if isinstance(name, str) and not UNUSUAL.search(name) and not name.isspace() and is_unicode(name):
+    if isinstance(name, str) and USUAL.fullmatch(name) and not name.isspace() and is_unicode(name):
         return name
     text = name if isinstance(name, str) and is_unicode(name) else ""
     parts = PurePosixPath(text.replace("\\", "/")).parts
