@@ -255,6 +255,14 @@ def test_a_class_without_a_picture_is_named(tmp_path: Path) -> None:
         cars(tmp_path)
 
 
+def test_a_class_that_a_split_lacks_is_kept_and_listed(tmp_path: Path) -> None:
+    original(tmp_path)
+    savemat(tmp_path / "cars_test_annos_withlabels.mat", {"annotations": structs(annotations(2))})
+    found = cars(tmp_path)
+    assert len(found.class_names) == 3
+    assert found.notes[1:] == ("1 of 3 classes have no picture in test: 2012 Ram C/V Cargo Van Minivan",)
+
+
 def test_one_annotation_is_a_list_of_one(tmp_path: Path) -> None:
     original(tmp_path)
     savemat(tmp_path / "devkit/cars_meta.mat", {"class_names": cells(NAMES[:1])})

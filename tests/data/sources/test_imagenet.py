@@ -184,6 +184,33 @@ def test_classes_without_pictures_are_named(tmp_path: Path) -> None:
         imagenet(tmp_path)
 
 
+def test_a_class_without_pictures_in_one_split_is_kept_and_listed(tmp_path: Path) -> None:
+    folders_with_devkit(tmp_path)
+    for wnid, _ in SYNSETS[1:]:
+        for i in range(10):
+            save(tmp_path / "train" / wnid / f"{wnid}_{i}.JPEG", i)
+    (tmp_path / "train" / SYNSETS[0][0]).mkdir()
+    found = imagenet(tmp_path)
+    assert found.class_names == NAMES
+    assert "1 of 8 classes have no picture in train: Cardigan, Cardigan Welsh corgi" in found.notes
+    assert not any("in test" in note for note in found.notes)
+
+
+def test_pictures_half_sorted_into_class_folders_are_refused(tmp_path: Path) -> None:
+    flat(tmp_path)
+    (tmp_path / "val" / "n01440764").mkdir()
+    (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").rename(tmp_path / "val" / "n01440764" / "a.JPEG")
+    with pytest.raises(UserError, match=r"val holds pictures \(.*00000002.JPEG …\) beside class folders \(n01440764"):
+        imagenet(tmp_path)
+
+
+def test_one_picture_under_two_names_is_refused(tmp_path: Path) -> None:
+    flat(tmp_path)
+    save(tmp_path / "val" / "ILSVRC2012_val_00000003.jpeg", 3)
+    with pytest.raises(UserError, match=r"00000003\.jpeg is a duplicate of val/ILSVRC2012_val_00000003\.JPEG"):
+        imagenet(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("folder", "message"),
     [("cats", "folders that are no wnids: cats"), ("n99999999", "'n99999999' is no wnid of ImageNet")],

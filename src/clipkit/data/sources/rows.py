@@ -86,9 +86,11 @@ class Delimited:
                     yield number, cells
                 number = reader.line_num + 1
         except csv.Error as error:
+            hint = "Is a quotation mark not closed, or, inside a quoted cell, not written twice?"
+            if "new-line" in str(error):
+                error, hint = csv.Error("its lines end in carriage returns alone"), "Save it with Unix or Windows ones."
             raise UserError(
-                f"{self.file}, line {number} cannot be read as {_kind(self.file)}: {error}. Is a quotation mark not "
-                "closed, or, inside a quoted cell, not written twice?"
+                f"{self.file}, line {number} cannot be read as {_kind(self.file)}: {error}. {hint}"
             ) from error
 
 
@@ -134,7 +136,7 @@ class ParquetRows:
     def __init__(self, file: Path) -> None:
         self.file = file
         try:
-            self.source = pq.ParquetFile(file)
+            self.source = pq.ParquetFile(file, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(error) from error
         self.columns = list(self.source.schema_arrow.names)
