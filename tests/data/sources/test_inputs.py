@@ -18,7 +18,7 @@ from layouts import (
     write_flickr30k_kaggle,
     write_flickr_karpathy,
 )
-from test_bad_input import ROWS, write_caltech, write_folder, write_rows
+from mistakes import ROWS, write_caltech, write_folder, write_rows
 
 from clipkit.data.records import Records
 from clipkit.data.sources.caltech101 import caltech101

@@ -63,12 +63,13 @@ def read_json(file: Path, hint: str = "", *, slim: Callable[[dict[str, Any]], An
 
 def clean_caption(caption: object, file: Path, place: str, number: int) -> str:
     """A caption without the blanks around it; `UserError` if nothing is left. For the rest see `check_name`."""
-    text = caption.strip() if isinstance(caption, str) else ""
-    if not text or not is_unicode(text):
-        empty = caption is None or (isinstance(caption, str) and not text)
-        found = "a caption is empty" if empty else f"the caption {shown(caption)} is no valid text"
-        raise UserError(f"{file}, {place.format(number)}: {found}; fill it in or remove it")
-    return text
+    if isinstance(caption, str):
+        text = caption.strip()
+        if text and is_unicode(text):
+            return text
+    empty = caption is None or (isinstance(caption, str) and not caption.strip())
+    found = "a caption is empty" if empty else f"the caption {shown(caption)} is no valid text"
+    raise UserError(f"{file}, {place.format(number)}: {found}; fill it in or remove it")
 
 
 def find_folder(root: Path, candidates: Sequence[str], picture: str, inputs: Inputs) -> str | None:

@@ -105,9 +105,10 @@ def _read_2017(root: Path, year: str, split: str, inputs: Inputs) -> tuple[list[
         if not isinstance(entry, tuple):
             raise UserError(f"{file}, annotations[{number}]: an object with image_id and caption is expected")
         image, text = entry
-        if not isinstance(image, int | str) or image not in captions:
+        of_image = captions.get(image) if isinstance(image, (int, str)) else None
+        if of_image is None:
             raise UserError(f"{file}, annotations[{number}]: image_id {shown(image)} is none of the file's images")
-        captions[image].append(clean_caption(text, file, "annotations[{}]", number))
+        of_image.append(clean_caption(text, file, "annotations[{}]", number))
     bare = [names[identity] for identity, texts in captions.items() if not texts]
     if len(bare) == len(names):
         raise UserError(f"{file}: no picture has a caption")
