@@ -167,3 +167,13 @@ def write_flickr30k_kaggle(root: Path, *, folder: str = "flickr30k_images", plac
     (root / place).mkdir(exist_ok=True)
     (root / place / "results.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return {f"{folder}/{name}": (captions_of(n, 6), None) for n, name in enumerate(names)}
+
+
+def write_flickr30k_original(root: Path, *, place: str = "", folder: str = "flickr30k-images") -> Expected:
+    """results_20130124.token in `place`, and the pictures in `folder`."""
+    names = [f"{100 + n}.jpg" for n in range(62)]
+    save_pictures(root / folder, names)
+    lines = [f"{name}#{k}\t{text}" for n, name in enumerate(names) for k, text in enumerate(captions_of(n))]
+    (root / place).mkdir(exist_ok=True)
+    (root / place / "results_20130124.token").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return {f"{folder}/{name}": (captions_of(n), None) for n, name in enumerate(names)}

@@ -63,3 +63,13 @@ def test_a_class_without_a_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "101_ObjectCategories" / "okapi").mkdir()
     with pytest.raises(UserError, match="1 of 6 classes have no picture: okapi"):
         caltech101(tmp_path)
+
+
+def test_a_class_too_small_for_all_splits_is_kept_and_listed(tmp_path: Path) -> None:
+    fill(tmp_path / "101_ObjectCategories")
+    (tmp_path / "101_ObjectCategories" / "okapi").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "101_ObjectCategories" / "okapi" / "a.jpg")
+    found = caltech101(tmp_path)
+    lacking = [note for note in found.notes if "1 of 6 classes have no picture in" in note]
+    assert len(lacking) == 2
+    assert all(note.endswith(": okapi") for note in lacking)

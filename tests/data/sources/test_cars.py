@@ -234,7 +234,9 @@ def test_what_is_missing_is_named_with_the_layouts_and_where_copies_are(tmp_path
 def test_a_class_out_of_range_is_named(tmp_path: Path, value: object) -> None:
     original(tmp_path)
     savemat(tmp_path / "devkit/cars_train_annos.mat", {"annotations": structs(annotations(9, **{"class": value}))})
-    with pytest.raises(UserError, match=rf"cars_train_annos.mat: class {value} is out of range; 3 classes .* from 1"):
+    with pytest.raises(
+        UserError, match=rf"cars_train_annos.mat, annotations\[0\]: class {value!r} is out of range; 3 classes"
+    ):
         cars(tmp_path)
 
 
@@ -242,7 +244,7 @@ def test_a_class_out_of_range_is_named(tmp_path: Path, value: object) -> None:
 def test_a_picture_outside_the_folder_is_refused(tmp_path: Path, fname: str) -> None:
     original(tmp_path)
     savemat(tmp_path / "devkit/cars_train_annos.mat", {"annotations": structs(annotations(9, fname=fname))})
-    with pytest.raises(UserError, match=r"cars_train_annos.mat lists the picture .* no file inside"):
+    with pytest.raises(UserError, match=r"cars_train_annos.mat, annotations\[0\]: .* is no file name inside"):
         cars(tmp_path)
 
 
@@ -251,6 +253,14 @@ def test_a_class_without_a_picture_is_named(tmp_path: Path) -> None:
     savemat(tmp_path / "devkit/cars_meta.mat", {"class_names": cells([*NAMES, "Geo Metro Convertible 1993"])})
     with pytest.raises(UserError, match="1 of 4 classes have no picture: Geo Metro Convertible 1993"):
         cars(tmp_path)
+
+
+def test_a_class_that_a_split_lacks_is_kept_and_listed(tmp_path: Path) -> None:
+    original(tmp_path)
+    savemat(tmp_path / "cars_test_annos_withlabels.mat", {"annotations": structs(annotations(2))})
+    found = cars(tmp_path)
+    assert len(found.class_names) == 3
+    assert found.notes[1:] == ("1 of 3 classes have no picture in test: 2012 Ram C/V Cargo Van Minivan",)
 
 
 def test_one_annotation_is_a_list_of_one(tmp_path: Path) -> None:

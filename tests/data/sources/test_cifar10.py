@@ -195,6 +195,14 @@ def test_a_class_without_a_picture_is_named(root: Path) -> None:
         cifar10(root)
 
 
+def test_a_class_that_a_split_lacks_is_kept_and_listed(root: Path) -> None:
+    content = contents()["test_batch"] | {b"labels": [0, 1] * (ROWS // 2)}
+    (root / "cifar-10-batches-py" / "test_batch").write_bytes(python2(content))
+    found = cifar10(root)
+    assert found.class_names == tuple(NAMES)
+    assert found.notes[1:] == ("1 of 3 classes have no picture in test: bird",)
+
+
 @pytest.mark.slow
 def test_a_model_is_evaluated_on_it_with_one_command(tmp_path: Path, root: Path, clipkit: Command) -> None:
     done = clipkit("evaluate", "model=emoji_clip", "data=cifar10", f"data.root={root}")

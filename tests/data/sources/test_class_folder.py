@@ -105,3 +105,59 @@ def test_a_missing_or_empty_folder_is_a_user_error_that_shows_the_layout(tmp_pat
     Image.new("RGB", (4, 4)).save(tmp_path / "loose.png")
     with pytest.raises(UserError, match="no pictures"):
         folder(tmp_path)
+
+
+def test_a_class_that_a_split_lacks_is_kept_and_listed(tmp_path: Path) -> None:
+    for name in ("train/cat", "val/cat", "test/cat", "train/dog", "test/eel"):
+        fill(tmp_path / name, 2)
+    (tmp_path / "val" / "dog").mkdir()
+    found = folder(tmp_path)
+    assert found.class_names == ("cat", "dog", "eel")
+    assert found.notes == (
+        "1 of 3 classes have no picture in train: eel",
+        "2 of 3 classes have no picture in val: dog, eel",
+        "1 of 3 classes have no picture in test: dog",
+    )
+
+
+@pytest.mark.parametrize("where", [("cat", "dog"), ("train/cat", "train/dog")])
+def test_a_class_without_any_picture_is_refused_by_name(tmp_path: Path, where: tuple[str, str]) -> None:
+    fill(tmp_path / where[0], 2)
+    (tmp_path / where[1]).mkdir()
+    with pytest.raises(UserError, match="1 of 2 classes have no picture: dog"):
+        folder(tmp_path)
+
+
+def test_pictures_beside_the_class_folders_are_left_out_and_that_is_said(tmp_path: Path) -> None:
+    for name in ("train/cat", "val/cat", "test/cat"):
+        fill(tmp_path / name, 2)
+    fill(tmp_path, 1)
+    fill(tmp_path / "train", 1)
+    found = folder(tmp_path)
+    assert len(found) == 6
+    assert found.notes == ("2 picture(s) beside the class folders are left out: 0.png, train/0.png",)
+
+
+def test_folders_beside_split_folders_are_left_out_if_empty_and_refused_if_not(tmp_path: Path) -> None:
+    for name in ("train/cat", "val/cat"):
+        fill(tmp_path / name, 2)
+    (tmp_path / "annotations").mkdir()
+    assert folder(tmp_path).class_names == ("cat",)
+    assert any("annotations" in note for note in folder(tmp_path).notes)
+    fill(tmp_path / "annotations" / "masks", 1)
+    with pytest.raises(UserError, match=r"split folders \(train, val\) beside others with pictures \(annotations\)"):
+        folder(tmp_path)
+
+
+def test_classes_that_would_read_the_same_keep_their_folders_names(tmp_path: Path) -> None:
+    fill(tmp_path / "polar_bear", 2)
+    fill(tmp_path / "polar bear", 3)
+    assert folder(tmp_path).class_names == ("polar bear", "polar_bear")
+
+
+def test_the_order_of_pictures_is_that_of_their_paths_part_by_part(tmp_path: Path) -> None:
+    for name in ("cat/a", "cat/a-b", "cat"):
+        fill(tmp_path / name, 3)
+    found = folder(tmp_path)
+    names = [found.image_name(row) for row in range(len(found))]
+    assert names == [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*.png"))]

@@ -59,9 +59,57 @@ def test_missing_files_and_folders_name_the_place_the_layouts_and_the_source(tmp
     write_json(tmp_path / "annotations" / "captions_train2017.json", coco_2017(3))
     with pytest.raises(UserError, match=r"no folder of pictures.*/train2017/, .*/images/train2017/.*cocodataset\.org"):
         coco(tmp_path)
-    (tmp_path / "train2017").mkdir()
-    with pytest.raises(UserError, match=r"captions_val2017\.json: no such file"):
+
+
+@pytest.mark.parametrize("gone", ["annotations/captions_train2017.json", "train2017"])
+def test_of_a_partial_download_what_is_there_is_read_and_that_is_said(tmp_path: Path, gone: str) -> None:
+    write_coco_2017(tmp_path, train=6, val=3)
+    (tmp_path / gone).rename(tmp_path / "elsewhere")
+    records = coco(tmp_path)
+    assert [split for _, split in content(records).values()] == ["test"] * 3
+    assert Path(gone).name in records.notes[0]
+    assert records.notes[0].endswith("so nothing can be trained")
+    assert records.notes[1:] == ("layout 2017: val2017 as test",)
+
+
+def test_train_alone_is_read_without_a_test_split(tmp_path: Path) -> None:
+    write_coco_2017(tmp_path, train=40, val=3)
+    (tmp_path / "annotations" / "captions_val2017.json").unlink()
+    records = coco(tmp_path)
+    assert Counter(split for _, split in content(records).values()) == {"train": 38, "val": 2}
+    assert "captions_val2017.json: no such file, so there is no test split" in records.notes[0]
+
+
+def test_of_karpathys_split_the_pictures_of_a_missing_folder_are_left_out(tmp_path: Path) -> None:
+    write_coco_karpathy(tmp_path)
+    (tmp_path / "train2014").rename(tmp_path / "elsewhere")
+    records = coco(tmp_path)
+    assert Counter(split for _, split in content(records).values()) == {"train": 4, "val": 6, "test": 6}
+    assert any("16 picture(s) left out, there is no folder train2014: " in note for note in records.notes)
+    (tmp_path / "val2014").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"no folder of pictures; looked for .*/train2014/.*/images/val2014/.*cocodata"):
         coco(tmp_path)
+
+
+def test_without_val_a_twentieth_of_karpathys_train_serves_and_that_is_said(tmp_path: Path) -> None:
+    value = karpathy(["train"] * 38 + ["restval"] * 2 + ["test"] * 4, coco=True)
+    write_json(tmp_path / "dataset_coco.json", value)
+    for folder in ("train2014", "val2014"):
+        (tmp_path / folder).mkdir()
+    records = coco(tmp_path)
+    assert Counter(split for _, split in content(records).values()) == {"train": 38, "val": 2, "test": 4}
+    assert any("5% of train serve as validation (data.split_seed=1)" in note for note in records.notes)
+
+
+@pytest.mark.slow
+def test_training_on_val2017_alone_says_that_there_is_nothing_to_train_on(clipkit: Command) -> None:
+    write_coco_2017(clipkit.folder / "coco", train=6, val=8)
+    (clipkit.folder / "coco" / "annotations" / "captions_train2017.json").unlink()
+    done = clipkit("train", "data=coco", "data.root=coco", "backbone=tiny", "debug=fast", "trainer.threads=1", "name=x")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert "no pictures to train on" in done.stderr
+    assert "captions_train2017.json: no such file" in done.stdout
 
 
 def test_pictures_without_captions_are_left_out_and_that_is_said(tmp_path: Path) -> None:

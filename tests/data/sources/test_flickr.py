@@ -14,6 +14,7 @@ from layouts import (
     write_flickr8k_kaggle,
     write_flickr8k_original,
     write_flickr30k_kaggle,
+    write_flickr30k_original,
     write_flickr_karpathy,
     write_json,
 )
@@ -135,6 +136,26 @@ def test_kaggles_flickr30k_gives_every_caption_and_mends_the_broken_line(
     assert all(records.reader(name).size == (48, 48) for name in expected)
     assert any("1 caption(s) taken from column comment_number (line 6)" in note for note in records.notes)
     assert any("29 : 1 : 1" in note for note in records.notes)
+
+
+@pytest.mark.parametrize("folder", ["flickr30k-images", "Images", "flickr30k_images/flickr30k_images"])
+@pytest.mark.parametrize("place", ["", "flickr30k"])
+def test_the_original_flickr30k_gives_every_caption(tmp_path: Path, folder: str, place: str) -> None:
+    expected = write_flickr30k_original(tmp_path, folder=folder, place=place)
+    (tmp_path / place / "Flickr_8k.trainImages.txt").write_text("100.jpg\n")  # of the other data set
+    records = flickr30k(tmp_path)
+    assert captions(content(records)) == captions(expected)
+    assert counts(records) == {"train": 58, "val": 2, "test": 2}
+    assert all(records.reader(name).size == (48, 48) for name in expected)
+    assert any("29 : 1 : 1" in note for note in records.notes)
+
+
+def test_without_val_a_twentieth_of_train_serves_and_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "Images").mkdir()
+    write_json(tmp_path / "dataset_flickr30k.json", karpathy(["train"] * 40 + ["test"] * 4, coco=False))
+    records = flickr30k(tmp_path)
+    assert counts(records) == {"train": 38, "val": 2, "test": 4}
+    assert any("5% of train serve as validation (data.split_seed=1)" in note for note in records.notes)
 
 
 def test_of_two_folders_the_one_with_the_pictures_is_taken(tmp_path: Path) -> None:

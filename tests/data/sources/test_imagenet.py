@@ -148,7 +148,9 @@ def test_what_is_missing_is_named_with_the_layouts(tmp_path: Path, gone: str) ->
 def test_a_class_out_of_range_is_named(tmp_path: Path, line: str) -> None:
     flat(tmp_path)
     (tmp_path / TRUTH_FILE).write_text("\n".join([*map(str, TRUTH[:-1]), line]))
-    with pytest.raises(UserError, match=rf"ground_truth.txt: class '{line}' is out of range; 8 classes .* from 1"):
+    with pytest.raises(
+        UserError, match=rf"ground_truth.txt, line 16: class '{line}' is out of range; 8 classes .* from 1"
+    ):
         imagenet(tmp_path)
 
 
@@ -179,6 +181,33 @@ def test_classes_without_pictures_are_named(tmp_path: Path) -> None:
     flat(tmp_path)
     (tmp_path / TRUTH_FILE).write_text("\n".join("1" for _ in TRUTH))
     with pytest.raises(UserError, match="7 of 8 classes have no picture: n01440764, "):
+        imagenet(tmp_path)
+
+
+def test_a_class_without_pictures_in_one_split_is_kept_and_listed(tmp_path: Path) -> None:
+    folders_with_devkit(tmp_path)
+    for wnid, _ in SYNSETS[1:]:
+        for i in range(10):
+            save(tmp_path / "train" / wnid / f"{wnid}_{i}.JPEG", i)
+    (tmp_path / "train" / SYNSETS[0][0]).mkdir()
+    found = imagenet(tmp_path)
+    assert found.class_names == NAMES
+    assert "1 of 8 classes have no picture in train: Cardigan, Cardigan Welsh corgi" in found.notes
+    assert not any("in test" in note for note in found.notes)
+
+
+def test_pictures_half_sorted_into_class_folders_are_refused(tmp_path: Path) -> None:
+    flat(tmp_path)
+    (tmp_path / "val" / "n01440764").mkdir()
+    (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").rename(tmp_path / "val" / "n01440764" / "a.JPEG")
+    with pytest.raises(UserError, match=r"val holds pictures \(.*00000002.JPEG …\) beside class folders \(n01440764"):
+        imagenet(tmp_path)
+
+
+def test_one_picture_under_two_names_is_refused(tmp_path: Path) -> None:
+    flat(tmp_path)
+    save(tmp_path / "val" / "ILSVRC2012_val_00000003.jpeg", 3)
+    with pytest.raises(UserError, match=r"00000003\.jpeg is a duplicate of val/ILSVRC2012_val_00000003\.JPEG"):
         imagenet(tmp_path)
 
 

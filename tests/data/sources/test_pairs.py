@@ -1,5 +1,7 @@
 """Pair lists: the same records from any kind of file, and mistakes named."""
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -163,3 +165,93 @@ def test_an_unknown_split_is_refused_with_the_known_ones(tmp_path: Path) -> None
     table = frame().assign(part="holdout")
     with pytest.raises(UserError, match=r"holdout.*train, val, test"):
         pairs(write(table, tmp_path / "list.csv"), split_column="part")
+
+
+def test_absolute_paths_below_the_lists_folder_are_read_as_relative_ones(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    names = [str(tmp_path / "link" / "p" / "a.jpg"), str(tmp_path / "real" / "p" / "b.jpg"), "p/a.jpg", "./p//b.jpg"]
+    table = pd.DataFrame({"image": names, "caption": ["x", "y", "z", "w"]})
+    found = pairs(write(table, tmp_path / "link" / "list.csv"))
+    assert [(image, captions) for image, captions, _, _ in content(found)] == [
+        ("p/a.jpg", ["x", "z"]),
+        ("p/b.jpg", ["y", "w"]),
+    ]
+
+
+def test_a_caption_given_twice_counts_once_and_that_is_said(tmp_path: Path) -> None:
+    rows = ["a.jpg,x", "b.jpg,x", "a.jpg,y", "a.jpg, x ", "b.jpg,z"]
+    (tmp_path / "list.csv").write_text("\n".join(["image,caption", *rows]) + "\n")
+    found = pairs(tmp_path / "list.csv")
+    assert [captions for _, captions, _, _ in content(found)] == [["x", "y"], ["x", "z"]]
+    assert "given twice to one picture count once: 1 picture(s), a.jpg" in found.notes[0]
+
+
+def test_a_line_is_counted_where_its_row_starts(tmp_path: Path) -> None:
+    text = 'image,caption\n\na.jpg,"one\ntwo\nthree"\n   \nb.jpg,""\n'
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(UserError, match=r"list\.csv, line 7: empty caption, for b\.jpg"):
+        pairs(tmp_path / "list.csv")
+    (tmp_path / "list.csv").write_text(text.replace('three"', "three"))
+    with pytest.raises(UserError, match=r"list\.csv, line 3 cannot be read as CSV: .*quotation mark not closed"):
+        pairs(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("list.csv", "image,caption\na.jpg,a cat, asleep\n", "line 2: 3 cells, but the header has 2"),
+        ("list.csv", "image,caption\ra.jpg,x\r", "carriage returns"),
+        ("list.csv", "image,image,caption\na,b,c\n", r"data\.image_column=image is the name of 2 columns"),
+        ("list.tsv", 'image\tcaption\na.jpg\t"x" y\n', "line 2 cannot be read as TSV"),
+        ("list.jsonl", '{"image": "a", "caption": "x"}\n{"image": "b"}\n', "line 2 has no 'caption'; found: image"),
+        (
+            "list.jsonl",
+            '{"image": "a", "caption": "x"}\n{"image": "b", "caption": "x", "split": "test"}\n',
+            "line 2 has a 'split', which line 1 has not",
+        ),
+        ("list.jsonl", '{"image": "a", "caption": {"text": "x"}}\n', r"line 1: the caption \{'text': 'x'\} is no text"),
+        ("list.jsonl", '{"image": "a", "caption": ["x", null]}\n', "line 1: empty caption, for a"),
+        ("list.jsonl", '{"image": "a", "caption": []}\n', "line 1: empty caption, for a"),
+        ("list.jsonl", '["a", "x"]\n', "line 1 cannot be read: a JSON object is expected"),
+        ("list.jsonl", "[" * 100_000, "line 1 cannot be read as JSON"),
+    ],
+)
+def test_a_row_of_another_form_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        pairs(tmp_path / name)
+
+
+def test_a_class_that_a_split_lacks_is_kept_and_listed(tmp_path: Path) -> None:
+    table = pd.DataFrame({"image": [f"{i}.jpg" for i in range(6)], "caption": "x", "kind": list("aabbac")})
+    table["split"] = ["train", "val", "train", "train", "test", "test"]
+    found = pairs(write(table, tmp_path / "list.csv"), label_column="kind")
+    assert found.class_names == ("a", "b", "c")
+    assert found.notes == (
+        "1 of 3 classes have no picture in train: c",
+        "2 of 3 classes have no picture in val: b, c",
+        "1 of 3 classes have no picture in test: b",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_million_rows_fit_in_two_gigabytes(tmp_path: Path, kind: str) -> None:
+    rows = 1_000_000
+    table = pd.DataFrame(
+        {
+            "image": [f"images/{i // 1000:04d}/{i:09d}.jpg" for i in range(rows)],
+            "caption": [f"a picture of something that has the number {i}" for i in range(rows)],
+        }
+    )
+    write(table, tmp_path / f"list.{kind}")
+    script = (
+        "import resource, sys\n"
+        "from clipkit.data.sources.pairs import pairs\n"
+        "print(len(pairs(sys.argv[1])), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / f"list.{kind}")]
+    count, megabytes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert int(count) == rows
+    assert int(megabytes) < 2000

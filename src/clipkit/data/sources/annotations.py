@@ -1,24 +1,14 @@
 """Annotation files and picture folders of published data sets: read and found, with errors that name the place."""
 
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from clipkit.data.listing import Inputs, is_unicode, shown
 from clipkit.errors import UserError
 
-__all__ = ["check_name", "check_root", "clean_caption", "find_folder", "left_out", "read_json", "read_text"]
-
-OUTSIDE = re.compile(r"^$|^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)|\0")  # as written on any system
-
-
-def check_root(root: str | Path, hint: str) -> Path:
-    """`root` as a path; `UserError` with `hint` (layouts and sources) unless it is a folder."""
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise UserError(f"data.root={root}: no such folder; {hint}")
-    return root
+__all__ = ["clean_caption", "find_folder", "left_out", "no_folder", "read_json", "read_text"]
 
 
 def read_text(file: Path, hint: str = "") -> str:
@@ -71,48 +61,42 @@ def read_json(file: Path, hint: str = "", *, slim: Callable[[dict[str, Any]], An
     return found
 
 
-def check_name(name: object, file: Path, place: str, number: int) -> str:
-    """A picture's path as an annotation gives it.
-
-    Args:
-        name: what was found.
-        file, place, number: where, for the message; `place` has `{}` for the number ("line {}", "images[{}]").
-
-    Raises:
-        UserError: it is no text, or leads out of the data set's folder.
-    """
-    if not isinstance(name, str) or OUTSIDE.search(name) or not name.strip() or _half_a_pair(name):
-        raise UserError(f"{file}, {place.format(number)}: {name!r} is no file name inside the data set's folder")
-    return name
-
-
 def clean_caption(caption: object, file: Path, place: str, number: int) -> str:
     """A caption without the blanks around it; `UserError` if nothing is left. For the rest see `check_name`."""
-    text = caption.strip() if isinstance(caption, str) else ""
-    if not text or _half_a_pair(text):
-        empty = caption is None or (isinstance(caption, str) and not text)
-        found = "a caption is empty" if empty else f"the caption {caption!r} is no valid text"
-        raise UserError(f"{file}, {place.format(number)}: {found}; fill it in or remove it")
-    return text
+    if isinstance(caption, str):
+        text = caption.strip()
+        if text and is_unicode(text):
+            return text
+    empty = caption is None or (isinstance(caption, str) and not caption.strip())
+    found = "a caption is empty" if empty else f"the caption {shown(caption)} is no valid text"
+    raise UserError(f"{file}, {place.format(number)}: {found}; fill it in or remove it")
 
 
-def find_folder(root: Path, candidates: Sequence[str], picture: str, hint: str) -> str:
+def find_folder(root: Path, candidates: Sequence[str], picture: str, inputs: Inputs) -> str | None:
     """Which of several folders below `root` holds the pictures.
 
     Args:
         root: of the data set.
         candidates: folders, best first. Of several that exist, the first with `picture` in it is taken.
         picture: the name of one picture.
-        hint: layouts and sources, for the message.
+        inputs: takes note of the folders that are not there, and of the picture; what else a folder holds is the same.
 
-    Raises:
-        UserError: none of them exists.
+    Returns:
+        None if there is no such folder.
     """
-    there = [folder for folder in candidates if (root / folder).is_dir()]
-    if not there:
-        looked = ", ".join(f"{root / folder}/" for folder in candidates)
-        raise UserError(f"data.root={root}: no folder of pictures; looked for {looked}; {hint}")
-    return next((folder for folder in there if (root / folder / picture).is_file()), there[0])
+    there = []
+    for folder in candidates:
+        if (root / folder).is_dir():
+            if inputs.is_file(root / folder / picture):
+                return folder
+            there.append(folder)
+        inputs.add(root / folder)
+    return there[0] if there else None
+
+
+def no_folder(root: Path, candidates: Sequence[str]) -> str:
+    """What to say where `find_folder` found none."""
+    return f"no folder of pictures; looked for {', '.join(f'{root / folder}/' for folder in candidates)}"
 
 
 def left_out(names: Iterable[str], file: Path, why: str) -> list[str]:
@@ -120,8 +104,3 @@ def left_out(names: Iterable[str], file: Path, why: str) -> list[str]:
     found = list(names)
     shown = ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
     return [f"{file.name}: {len(found)} picture(s) left out, {why}: {shown}"] if found else []
-
-
-def _half_a_pair(text: str) -> bool:
-    """Half a surrogate pair: JSON can spell it, but no file name or table can hold it."""
-    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)

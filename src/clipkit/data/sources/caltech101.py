@@ -6,7 +6,7 @@ Run: python -m clipkit.train data=caltech101 data.root=/path/to/caltech-101
 from pathlib import Path
 
 from clipkit.data.images import FolderReader
-from clipkit.data.listing import first_that_exists, pictures_below, refuse_empty_classes
+from clipkit.data.listing import Inputs, check_classes, check_root
 from clipkit.data.records import Record, Records
 from clipkit.data.splits import assign_splits
 from clipkit.errors import UserError
@@ -36,23 +36,25 @@ def caltech101(root: str | Path, *, split_seed: int = 1) -> Records:
     Raises:
         UserError: the folder is missing, or a class in it has no picture.
     """
-    root = Path(root)
-    base = first_that_exists([root / FOLDER, root / "caltech-101" / FOLDER, root / "caltech101" / FOLDER])
-    base = root if base is None and root.name == FOLDER and root.is_dir() else base
+    root, inputs = check_root(root, LAYOUT), Inputs()
+    base = inputs.first([root / FOLDER, root / "caltech-101" / FOLDER, root / "caltech101" / FOLDER])
+    base = root if base is None and root.name == FOLDER else base
     if base is None:
-        archive = first_that_exists([root / f"{FOLDER}.tar.gz", root / "caltech-101" / f"{FOLDER}.tar.gz"])
-        unpack = f" ({archive} is still packed)" if archive is not None else ""
+        packed = inputs.first([root / f"{FOLDER}.tar.gz", root / "caltech-101" / f"{FOLDER}.tar.gz"])
+        unpack = f" ({packed} is still packed)" if packed is not None else ""
         raise UserError(f"data.root={root}: no folder {FOLDER} found{unpack}; {LAYOUT}")
-    folders = sorted(f for f in base.iterdir() if f.is_dir() and f.name != DROPPED and not f.name.startswith("."))
+    folders = [folder for folder in inputs.folders(base) if folder.name != DROPPED]
     if not folders:
         raise UserError(f"{base} holds no class folders; {LAYOUT}")
     records = [
-        Record(image=str(file.relative_to(root)), label=label)
+        Record(image=picture, label=label)
         for label, folder in enumerate(folders)
-        for file in pictures_below(folder)
+        for picture in inputs.pictures(folder, root)
     ]
-    refuse_empty_classes(base, [folder.name for folder in folders], (record.label for record in records))
+    check_classes(base, [folder.name for folder in folders], records)
     names = [READABLE.get(folder.name, folder.name.replace("_", " ")) for folder in folders]
     records = assign_splits(records, seed=split_seed)
+    note = f"no official splits: pictures were divided 70/10/20 by class (data.split_seed={split_seed})"
+    notes = [note, *check_classes(base, names, records)]
     table = Records.from_records(records, reader=FolderReader(root), class_names=names, name="caltech101")
-    return table.noting([f"no official splits: pictures were divided 70/10/20 by class (data.split_seed={split_seed})"])
+    return table.noting(notes).reading(inputs)

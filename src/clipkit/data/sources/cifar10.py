@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipkit.data.listing import first_that_exists, refuse_empty_classes
+from clipkit.data.listing import Inputs, check_classes, check_root, shown
 from clipkit.data.records import Record, Records
 from clipkit.data.splits import carve_validation
 from clipkit.errors import UserError
@@ -34,12 +34,12 @@ def cifar10(root: str | Path, *, split_seed: int = 1) -> Records:
     Raises:
         UserError: a file is missing or damaged, would run code, or has a label out of range.
     """
-    root = Path(root)
-    folder = first_that_exists([root / FOLDER / META, root / META])
+    root = check_root(root, LAYOUT)
+    folder = Inputs().first([root / FOLDER / META, root / META])  # quick to read: nothing is said to be kept
     if folder is None:
         raise UserError(f"data.root={root}: no {META} found; {LAYOUT}")
     reader = BatchReader(folder.parent)
-    names = [_text(name) for name in _entry(_read(folder), folder, "label_names", list)]
+    names = [_class_name(name, folder, n) for n, name in enumerate(_entry(_read(folder), folder, "label_names", list))]
     records = []
     for batch, split in BATCHES.items():
         file = reader.root / batch
@@ -49,12 +49,13 @@ def cifar10(root: str | Path, *, split_seed: int = 1) -> Records:
             raise UserError(f"{file}: {len(pixels)} pictures, but {len(labels)} labels")
         for row, label in enumerate(labels):
             if not isinstance(label, int) or not 0 <= label < len(names):
-                raise UserError(f"{file}: class {label!r} is out of range; {len(names)} classes are numbered from 0")
+                found = f"{file}, labels[{row}]: class {shown(label)}"
+                raise UserError(f"{found} is out of range; {len(names)} classes are numbered from 0")
             records.append(Record(image=f"{batch}#{row}", label=label, split=split))
-    refuse_empty_classes(reader.root, names, (record.label for record in records))
     records = carve_validation(records, seed=split_seed)
     note = f"a tenth of train, by class, serves as validation (data.split_seed={split_seed})"
-    return Records.from_records(records, reader=reader, class_names=names, name="cifar10").noting([note])
+    notes = [note, *check_classes(reader.root, names, records)]
+    return Records.from_records(records, reader=reader, class_names=names, name="cifar10").noting(notes)
 
 
 class BatchReader:
@@ -153,6 +154,13 @@ def _entry(content: dict[str, Any], file: Path, key: str, kind: type) -> Any:
     if not isinstance(content.get(key), kind):
         raise UserError(f"{file} has no `{key}` as CIFAR-10's files have it; found: {', '.join(content) or 'nothing'}")
     return content[key]
+
+
+def _class_name(name: object, file: Path, number: int) -> str:
+    try:
+        return name.decode() if isinstance(name, bytes) else str(name)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}, label_names[{number}]: {name!r} is not UTF-8 text ({error.reason})") from error
 
 
 def _text(value: object) -> str:

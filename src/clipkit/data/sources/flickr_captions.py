@@ -8,7 +8,8 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from clipkit.data.sources.annotations import check_name, clean_caption, read_text
+from clipkit.data.listing import check_name
+from clipkit.data.sources.annotations import clean_caption, read_text
 from clipkit.errors import UserError
 
 __all__ = ["Rows", "read_captions", "read_results", "read_token"]
@@ -19,7 +20,7 @@ COLUMNS = "image_name| comment_number| comment"
 
 
 def read_token(file: Path) -> Rows:
-    """`Flickr8k.token.txt`: NAME.jpg#0, a tab, the caption."""
+    """`Flickr8k.token.txt` and `results_20130124.token`: NAME.jpg#0, a tab, the caption."""
     rows, seen = [], set()
     for number, line in _lines(file):
         key, tab, caption = line.partition("\t")

@@ -3,26 +3,21 @@
 Run: python -m clipkit.train data=pairs data.file=captions.csv
 """
 
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from clipkit.data.images import FolderReader
+from clipkit.data.listing import Inputs, check_classes, check_name, is_unicode, shown
 from clipkit.data.records import SPLITS, Record, Records
+from clipkit.data.sources.rows import Rows, open_rows
 from clipkit.data.splits import assign_splits, carve_validation
 from clipkit.errors import UserError
 
 __all__ = ["pairs"]
 
-READERS = {
-    ".csv": lambda file: pd.read_csv(file, dtype=str, keep_default_na=False),
-    ".tsv": lambda file: pd.read_csv(file, dtype=str, keep_default_na=False, sep="\t"),
-    ".jsonl": lambda file: pd.read_json(file, lines=True, dtype=False),
-    ".parquet": pd.read_parquet,
-}
 SPLIT_NAMES = {"dev": "val", "valid": "val", "validation": "val", "training": "train", "restval": "train"}
 
 
@@ -37,87 +32,140 @@ def pairs(
 ) -> Records:
     """The pairs of a file: rows that name the same picture give it several captions, and stay in one split.
 
-    `split_column` null means the column `split`, if there is one. Without any: 70/10/20 by picture and seed, stratified
-    when labelled. Without validation rows: a tenth of train, said in `notes`.
+    A row that repeats a picture with the same caption is left out. An absolute path is taken if it lies below the
+    file's folder. A picture that is missing is found when pictures are decoded.
+
+    Args:
+        file: the list. In JSONL and Parquet a caption may be a list of captions.
+        image_column, caption_column: names of columns.
+        label_column: of the class, by its name; null: pictures have none.
+        split_column: null means the column `split`, if there is one. Without any: 70/10/20 by picture and seed,
+            stratified when labelled. Without validation rows: a tenth of train. Both are said in `notes`.
+        split_seed: of the splits that are ours.
+
+    Raises:
+        UserError: a file or column is missing, or the first wrong row, by line (Parquet: row, counted from 0).
     """
-    file = Path(file)
-    frame = _read(file)
-    if split_column is None and "split" in frame.columns:
+    file, inputs = Path(file).expanduser(), Inputs()
+    rows = open_rows(inputs.add(file))
+    if split_column is None and "split" in rows.columns:
         split_column = "split"
-    columns = {"data.image_column": image_column, "data.caption_column": caption_column}
-    columns |= {"data.label_column": label_column} if label_column is not None else {}
-    columns |= {"data.split_column": split_column} if split_column is not None else {}
-    _check_columns(file, frame, columns)
-    names = sorted({str(value) for value in frame[label_column]}) if label_column is not None else []
-    records = _records(file, frame, image_column, caption_column, label_column, split_column, names)
-    notes = []
+    wanted = {"image": image_column, "caption": caption_column, "label": label_column, "split": split_column}
+    columns = {what: column for what, column in wanted.items() if column is not None}
+    _check_columns(file, rows.columns, columns)
+    pictures = _Pictures(file, rows, columns)
+    names, notes = pictures.class_names, pictures.notes
+    records = list(pictures.records())
     if split_column is None:
         records = assign_splits(records, seed=split_seed)
         notes.append(f"no split column: pictures were divided 70/10/20 (data.split_seed={split_seed})")
     elif not any(record.split == "val" for record in records):
         records = carve_validation(records, seed=split_seed)
         notes.append(f"no validation rows: a tenth of train serves as validation (data.split_seed={split_seed})")
+    notes += check_classes(file, names, records)
     table = Records.from_records(records, reader=FolderReader(file.parent), class_names=names, name=file.stem)
-    table.check_captions(file)
-    return table.noting(notes)
+    return table.noting(notes).reading(inputs)
 
 
-def _read(file: Path) -> pd.DataFrame:
-    reader = READERS.get(file.suffix.lower())
-    if reader is None:
-        raise UserError(f"data.file={file}: unknown kind {file.suffix!r}; known: {', '.join(READERS)}")
-    try:
-        frame = reader(file)
-    except FileNotFoundError:
-        raise UserError(f"data.file={file}: no such file") from None
-    except (ValueError, OSError) as error:  # pandas' parsers and pyarrow raise kinds of ValueError
-        raise UserError(f"data.file={file} cannot be read as {file.suffix[1:].upper()}: {error}") from error
-    if frame.empty:
-        raise UserError(f"data.file={file} holds no rows")
-    return frame
-
-
-def _check_columns(file: Path, frame: pd.DataFrame, columns: dict[str, str]) -> None:
-    have = [str(column) for column in frame.columns]
+def _check_columns(file: Path, have: Sequence[str], columns: Mapping[str, str]) -> None:
     problems = []
-    for key, column in columns.items():
+    for what, column in columns.items():
         if column not in have:
             near = get_close_matches(column, have, n=1)
-            problems.append(f"{key}={column} is not a column{f' (nearest: {near[0]})' if near else ''}")
+            problems.append(f"data.{what}_column={column} is not a column{f' (nearest: {near[0]})' if near else ''}")
+        elif have.count(column) > 1:
+            problems.append(f"data.{what}_column={column} is the name of {have.count(column)} columns")
     if problems:
         raise UserError(f"data.file={file}: {'; '.join(problems)}. Columns found: {', '.join(have)}")
 
 
-def _records(
-    file: Path,
-    frame: pd.DataFrame,
-    image_column: str,
-    caption_column: str,
-    label_column: str | None,
-    split_column: str | None,
-    names: list[str],
-) -> list[Record]:
-    index = {name: number for number, name in enumerate(names)}
-    merged: dict[str, dict[str, Any]] = {}
-    for row in frame.to_dict("records"):
-        split = str(row[split_column]).strip().lower() if split_column is not None else "train"
-        split = SPLIT_NAMES.get(split, split)
-        if split not in SPLITS:
-            raise UserError(f"{file}: split {row[split_column]!r} is none of {', '.join(SPLITS)}")
-        label = index[str(row[label_column])] if label_column is not None else None
-        image = str(row[image_column])
-        entry = merged.setdefault(image, {"captions": [], "label": label, "split": split})
-        if (entry["label"], entry["split"]) != (label, split):
-            raise UserError(f"{file}: {image} appears with different labels or splits")
-        value = row[caption_column]
-        several = value if isinstance(value, list | np.ndarray) else [value]  # JSONL gives lists, Parquet arrays
-        entry["captions"] += [_text(one) for one in several]
-    return [
-        Record(image=image, captions=tuple(entry["captions"]), label=entry["label"], split=entry["split"])
-        for image, entry in merged.items()
-    ]
+class _Pictures:
+    """The rows of a file, joined by picture.
 
+    The rows of a million pictures are millions of objects: they are handed out as records, and let go, one by one.
+    """
 
-def _text(value: Any) -> str:
-    """A cell as text; a missing one is empty."""
-    return "" if value is None or value is pd.NA or value != value else str(value)
+    def __init__(self, file: Path, rows: Rows, columns: Mapping[str, str]) -> None:
+        self.file, self.place = file, rows.place
+        folders = {os.path.abspath(file.parent), os.path.realpath(file.parent)}
+        self.below = [folder.rstrip("/") + "/" for folder in folders]  # absolute paths may start so
+        self._labels: dict[str, int] = {}  # numbers in the order of appearance
+        self._found: dict[str, tuple[int, int | None, str, list[str]]] = {}  # first row, label, split, captions
+        what = {name: place for place, name in enumerate(columns)}
+        label, split = what.get("label"), what.get("split")
+        for number, cells in rows.read(list(columns.values())):
+            value = cells[0]
+            image = value if isinstance(value, str) and value in self._found else self._image(value, number)
+            kind = None if label is None else self._label(cells[label], number)
+            part = "train" if split is None else self._split(cells[split], number)
+            first = self._found.get(image)
+            if first is None:
+                first = self._found[image] = (number, kind, part, [])
+            elif first[1] != kind or first[2] != part:
+                raise self._wrong(number, f"{image} has another label or split than in {self.place.format(first[0])}")
+            first[3].extend(self._captions(cells[1], image, number))
+        if not self._found:
+            raise UserError(f"data.file={file} holds no rows")
+        self.class_names = sorted(self._labels)
+        repeated = [
+            name for name, (*_, texts) in self._found.items() if len(texts) > 1 and len(set(texts)) < len(texts)
+        ]
+        some = ", ".join(repeated[:3]) + (" …" if len(repeated) > 3 else "")
+        self.notes = [f"captions given twice to one picture count once: {len(repeated)} picture(s), {some}"]
+        self.notes = self.notes if repeated else []
+
+    def records(self) -> Iterator[Record]:
+        """One of each picture, in the order of the file; labels are numbers of sorted class names."""
+        number_of = {self._labels[name]: number for number, name in enumerate(self.class_names)}
+        found, self._found = self._found, {}
+        for image in list(found):
+            _, label, split, texts = found.pop(image)
+            captions = tuple(dict.fromkeys(texts)) if len(texts) > 1 else (texts[0],)
+            yield Record(image, captions, None if label is None else number_of[label], split)
+
+    def _image(self, value: Any, number: int) -> str:
+        name = value if isinstance(value, str) else str(value) if isinstance(value, int) else ""
+        if not name.startswith("/") and ".." not in name:
+            return check_name(name or value, self.file, self.place, number)
+        inside = [name[len(base) :] for base in self.below if name.startswith(base)]
+        if ".." in name.replace("\\", "/").split("/") or (name.startswith("/") and not inside):
+            raise self._wrong(
+                number,
+                f"the picture {shown(name)} is not below {self.file.parent}, the folder of the list; move the list "
+                "above its pictures, or write their paths relative to it",
+            )
+        return check_name(inside[0] if inside else name, self.file, self.place, number)
+
+    def _captions(self, value: Any, image: str, number: int) -> list[str]:
+        several = value if isinstance(value, list) else [value]  # JSONL and Parquet may hold lists
+        captions = [self._text(one, number, "caption") for one in several]
+        if not captions or not all(captions):
+            raise self._wrong(number, f"empty caption, for {image}; fill it in or remove the row")
+        return captions
+
+    def _label(self, value: Any, number: int) -> int:
+        name = self._text(value, number, "label")
+        if not name:
+            raise self._wrong(number, "empty label; fill it in or remove the row")
+        return self._labels.setdefault(name, len(self._labels))
+
+    def _split(self, value: Any, number: int) -> str:
+        name = value.strip().lower() if isinstance(value, str) else ""
+        name = SPLIT_NAMES.get(name, name)
+        for split in SPLITS:  # the same object each time: a million equal strings would take 50 MB
+            if name == split:
+                return split
+        raise self._wrong(number, f"split {shown(value)} is none of {', '.join(SPLITS)}")
+
+    def _text(self, value: Any, number: int, what: str) -> str:
+        """A cell as text, without the blanks around it; a missing one is empty."""
+        if isinstance(value, str) and is_unicode(value):
+            return value.strip()
+        if value is None or value != value:  # not a number: missing, in a column of numbers
+            return ""
+        if isinstance(value, str | bytes | list | dict):
+            raise self._wrong(number, f"the {what} {shown(value)} is no text")
+        return str(value)
+
+    def _wrong(self, number: int, what: str) -> UserError:
+        return UserError(f"{self.file}, {self.place.format(number)}: {what}")
