@@ -106,6 +106,10 @@ class PairData(LightningDataModule):
         records = self.all_records.select(name)
         return records if self.limit is None or name != "train" else records.one_per_group(self.limit)
 
+    def count(self, split: str) -> int:
+        """Pictures of a split."""
+        return len(self.split(split))
+
     def serve(self, served: Served) -> None:
         """Set what the next stage trains on."""
         self.served = served

@@ -10,6 +10,7 @@ from clipkit.runs.compose import is_missing, missing_keys
 __all__ = ["check_combination"]
 
 PATHS = ("data.root", "data.file", "data.manifest", "backbone.path", "base", "images")
+SHARDS = ("data.val_root", "data.test_root")
 WAYS_OUT = {
     "captions": "data=pairs or a data set with captions, or one with classes (templates make captions of them)",
     "labels": "data=folder, data=emoji, or data=pairs with data.label_column=COLUMN",
@@ -20,11 +21,14 @@ WAYS_OUT = {
 def check_combination(config: DictConfig) -> list[str]:
     """What cannot work about a composed configuration, read from the YAMLs alone."""
     problems = []
+    streams = bool(OmegaConf.select(config, "data.streams"))
+    if streams:
+        problems += _beyond_streams(config)
     for key in missing_keys(config):
         problems.append(f"{key} is needed: {key}=…")
-    for key in PATHS:
+    for key in (*PATHS, *SHARDS):
         value = None if is_missing(config, key) else OmegaConf.select(config, key, default=None)
-        named = key == "backbone.path" and value == "emoji_clip"
+        named = (key == "backbone.path" and value == "emoji_clip") or (streams and _names_shards(value))
         if isinstance(value, str) and not named and not Path(value).expanduser().exists():
             problems.append(f"{key}={value}: no such file or folder")
     model = None if is_missing(config, "model") else OmegaConf.select(config, "model")
@@ -55,6 +59,34 @@ def check_combination(config: DictConfig) -> list[str]:
     share = OmegaConf.select(config, "data.max_broken")
     if isinstance(share, float | int) and not 0 <= share <= 1:
         problems.append(f"data.max_broken={share}: a share is expected, 0 … 1")
+    return problems
+
+
+def _names_shards(value: object) -> bool:
+    """Whether a path is a pattern, a list or a URL, which only the reader of shards can follow."""
+    return isinstance(value, str) and ("://" in value or "{" in value or value.startswith(("@", "pipe:")))
+
+
+def _beyond_streams(config: DictConfig) -> list[str]:
+    """What a stream, which has no table of its training pictures, cannot do."""
+    problems = []
+    root = OmegaConf.select(config, "data.root")
+    trains = OmegaConf.select(config, "approach") is not None
+    if trains and root is None:
+        problems.append("data.root is needed: the shards to train on, data.root=…")
+    if trains and "://" in str(root) and OmegaConf.select(config, "data.epoch_size") is None:
+        problems.append("shards behind a URL are not counted: say how many samples an epoch has, data.epoch_size=…")
+    for key in ("limit", "shots", "manifest"):
+        if OmegaConf.select(config, f"data.{key}") is not None:
+            problems.append(
+                f"data.{key} needs a table of the training pictures, and this data set is a stream of shards; "
+                "data.epoch_size=… sets how many samples an epoch has"
+            )
+    if OmegaConf.select(config, "approach.text_bank") is True:
+        problems.append("approach.text_bank=true needs a table of captions, and this data set is a stream of shards")
+    plateau = str(OmegaConf.select(config, "scheduler._target_")).endswith("Plateau")
+    if trains and plateau and OmegaConf.select(config, "data.val_root") is None:
+        problems.append("scheduler=plateau waits for a validation score: give data.val_root=…, or another scheduler")
     return problems
 
 
