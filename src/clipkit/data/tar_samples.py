@@ -120,11 +120,10 @@ class Tar:
         """Type, size and name of the next member; None at the end."""
         begun = self._at
         block = self._up_to(BLOCK)
-        at_end = begun > 0 and (self._length is None or begun <= self._length)
-        if not block and at_end:
+        if not block and begun > 0:
             return None  # some writers leave out the blocks of zeros that mark the end
         if len(block) < BLOCK:
-            raise DamagedTar(f"the archive ends after {self._length or self._at:,} bytes, inside a member")
+            raise DamagedTar(f"the archive ends after {self._at:,} bytes, inside a member")
         if not any(block):
             return None
         try:
@@ -154,8 +153,10 @@ class Tar:
         return data
 
     def _go(self, offset: int) -> None:
-        if self._length is not None:
-            self._at = self.file.seek(offset) if offset != self._at else offset
+        if self._length is not None and offset != self._at:
+            if offset > self._length:
+                raise DamagedTar(f"the archive ends after {self._length:,} bytes, inside a member")
+            self._at = self.file.seek(offset)
         while self._at < offset:
             self._read(min(offset - self._at, 1 << 20))
 
