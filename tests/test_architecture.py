@@ -51,7 +51,7 @@ def test_no_import_goes_upward(file: Path) -> None:
 
 def test_lightning_enters_data_only_in_the_data_module() -> None:
     users = {f.name for f in FILES if room(f) == "data" and any("lightning" in m for m in imports(f))}
-    assert users == {"datamodule.py", "streaming_datamodule.py"}
+    assert users == {"datamodule.py"}
 
 
 def test_only_build_instantiates_configurations() -> None:
