@@ -369,6 +369,7 @@ def test_broken_samples_are_replaced_counted_and_listed(tmp_path: Path) -> None:
     reasons = dict(data.broken)
     assert set(reasons) == {"0.tar#x", "0.tar#y"}
     assert "not UTF-8" in reasons["0.tar#y"]
+    assert reasons["0.tar#x"] == "its 10 bytes are no picture of a known kind"
     before = data.tally.seen
     epoch(loader, 1)
     assert len(data.broken) == 2

@@ -4,7 +4,6 @@ A batch is asked for by its number. The worker that makes it keeps its row of sa
 begin the row anew and pass over what was used: that is all a resumed run needs.
 """
 
-import io
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,9 +19,8 @@ from clipkit.data.decoding import DECODE_ERRORS, Broken
 from clipkit.data.randomness import uniform
 from clipkit.data.sampling import EpochBatches, ResumableLoader
 from clipkit.data.stream_order import Fault, Reader, StreamOrder
-from clipkit.data.tar_samples import Sample, captions_of, picture_of, stable_hash
+from clipkit.data.tar_samples import Sample, captions_of, decode_picture, picture_of, stable_hash
 from clipkit.errors import UserError
-from clipkit.pictures import decode
 
 __all__ = ["StreamBatches", "StreamDataset", "StreamLoader", "Tally"]
 
@@ -144,7 +142,7 @@ class StreamDataset(Dataset[dict[str, Any]]):
             report.seen += 1
             try:
                 captions = captions_of(sample.parts, self.order.shards.caption_key)
-                pixels = self.preprocess(decode(Image.open(io.BytesIO(picture_of(sample.parts)))))
+                pixels = self.preprocess(decode_picture(picture_of(sample.parts)))
             except DECODE_ERRORS as error:
                 in_a_row += 1
                 report.broken_count += 1

@@ -115,7 +115,9 @@ class StreamData(PairData):
             batch = dataset[Request(0, number, Reader())]
             report = batch.pop("report")
             if report.exhausted:
-                raise UserError(f"none of the first samples of {self.records.name} can be used: {report.broken[:3]}")
+                named = [*report.shards, *report.broken][:10]
+                listed = "".join(f"\n  {name}: {reason}" for name, reason in named)
+                raise UserError(f"the stream's first samples cannot be used:{listed}")
             yield batch
 
     def _dataset(self, batch_size: int, ranks: int) -> StreamDataset:

@@ -3,7 +3,6 @@
 Run: python -m clipkit.evaluate model=emoji_clip data=webdataset data.test_root=/path/to/shards
 """
 
-import io
 import os
 import threading
 from collections.abc import Sequence
@@ -15,9 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipkit.data.shards import reason_of
-from clipkit.data.tar_samples import PICTURES, Tar, captions_of, picture_of, read_samples, stable_hash
+from clipkit.data.tar_samples import PICTURES, Tar, captions_of, decode_picture, picture_of, read_samples, stable_hash
 from clipkit.errors import UserError
-from clipkit.pictures import decode
 
 __all__ = ["TarReader", "index_tars"]
 
@@ -46,7 +44,7 @@ class TarReader:
         self._set(tuple(paths), hashes[order], places.reshape(-1, 3)[order], dict(faults))
 
     def __call__(self, name: str) -> Image.Image:
-        return decode(Image.open(io.BytesIO(self.read(name))))
+        return decode_picture(self.read(name))
 
     def read(self, name: str) -> bytes:
         """The bytes of one member.

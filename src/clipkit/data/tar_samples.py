@@ -7,10 +7,15 @@ path, and nothing but pictures, `.txt` and `.json` is ever read.
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+from clipkit.pictures import decode
 
 __all__ = [
     "PICTURES",
@@ -20,6 +25,7 @@ __all__ = [
     "Tar",
     "captions_of",
     "count_samples",
+    "decode_picture",
     "picture_of",
     "read_samples",
     "stable_hash",
@@ -230,6 +236,14 @@ def picture_of(parts: dict[str, bytes]) -> bytes:
         if suffix in parts:
             return parts[suffix]
     raise ValueError(f"no picture ({', '.join(PICTURES)}) with this key; {ADJACENT}")
+
+
+def decode_picture(data: bytes) -> Image.Image:
+    """Encoded bytes -> RGB; `OSError` and PIL's other errors, which here do not name an object in memory."""
+    try:
+        return decode(Image.open(io.BytesIO(data)))
+    except UnidentifiedImageError:
+        raise OSError(f"its {len(data):,} bytes are no picture of a known kind") from None
 
 
 def captions_of(parts: dict[str, bytes], key: str) -> tuple[str, ...]:

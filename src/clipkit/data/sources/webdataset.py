@@ -7,6 +7,7 @@ Run: python -m clipkit.train data=webdataset data.root=/path/to/shards data.val_
 import hashlib
 import json
 import os
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from clipkit.data.tar_samples import Tar, count_samples
 from clipkit.errors import UserError
 
 __all__ = ["webdataset", "webdataset_tables"]
+
+LINE_EVERY_S = 15.0
 
 
 def webdataset(
@@ -107,7 +110,11 @@ def _counted(paths: list[str], cache: Path) -> tuple[list[int], list[str]]:
     with suppress(OSError, ValueError):
         kept = json.loads(file.read_text())
     known: dict[str, list[Any]] = {}
-    for path in paths:
+    said = time.monotonic()
+    for number, path in enumerate(paths):
+        if time.monotonic() - said > LINE_EVERY_S:
+            print(f"  counting samples: {number:,} of {len(paths):,} shards", flush=True)
+            said = time.monotonic()
         known[path] = _count(path, kept.get(path) if isinstance(kept, dict) else None)
     if known != kept:
         with suppress(OSError):  # without room they are counted again
