@@ -4,8 +4,9 @@ Run: python -m clipkit.pack data=coco data.root=/path/to/coco size=256
      python -m clipkit.pack data=coco data.root=/path/to/coco size=256 format=jpeg
 """
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from clipkit.errors import UserError
 from clipkit.runs.command import command
 
 
@@ -25,6 +26,8 @@ def main(config: DictConfig) -> None:
 
     run = Run(config, list(HydraConfig.get().overrides.task))
     with run.recording():
+        if OmegaConf.select(config, "data.streams"):
+            raise UserError("data=webdataset is a stream: packing needs a table of pictures, and its shards are packed")
         records = build_records(config)
         results.say(records.notes)
         with ProgressReporter().showing() as progress:

@@ -56,6 +56,7 @@ def main(config: DictConfig) -> float | None:
             *data.records.notes,
             *notes,
             *decided,
+            *approach.notes(data),
             *([f"{len(broken)} broken pictures are skipped"] if broken else []),
         ]
         results.opening(run, config, data, notes)
@@ -71,8 +72,8 @@ def main(config: DictConfig) -> float | None:
         approach.finish(features)
         model = approach.model(data.templates)
         save_model(model, run.folder / "model", **config.save)
-        split = results.choose_split(data)
-        result = results.evaluate_model(model, data, config.evaluators, split)
+        result, said = results.evaluate_training(model, data, config.evaluators)
+        notes += said
         result.figures = results.training_curves(run.folder) | result.figures
         run.note_cost()
         results.write_everything(run, config, result, title=results.title(config), loggers=loggers, notes=notes)

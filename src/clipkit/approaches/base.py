@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 
 from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import Optimizer, Scheduler
+from clipkit.data.datamodule import PairData
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import Trained
 from clipkit.models.model import Model
@@ -64,6 +65,10 @@ class Approach(pl.LightningModule):
     def enter(self, name: str, features: FrozenFeatures) -> None:
         """Begin a stage: freeze and unfreeze, and take from `features` what the stage needs. Overridden by need."""
         self.stage_name = name
+
+    def notes(self, data: PairData) -> list[str]:
+        """What the approach does otherwise on this data, to be said before it begins."""
+        return []
 
     def prepare(self, features: FrozenFeatures) -> None:
         """Once, before the first stage, without gradient: what is computed from the training data."""

@@ -16,8 +16,9 @@ from torch import Tensor
 from clipkit.approaches.base import Approach, Stage
 from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import embedding_weights
-from clipkit.data.datamodule import Batch, Served
+from clipkit.data.datamodule import Batch, PairData, Served
 from clipkit.data.records import Records
+from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
 from clipkit.losses import contrastive_loss, positive_targets, scaled_cosines, soft_targets, supervised_contrastive_loss
 from clipkit.metrics import retrieval_metrics
@@ -25,6 +26,8 @@ from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import freeze
 
 __all__ = ["Contrastive"]
+
+FITTED_ON = 2048  # samples of a stream
 
 
 class Contrastive(Approach):
@@ -77,6 +80,9 @@ class Contrastive(Approach):
 
     def prepare(self, features: FrozenFeatures) -> None:
         """Find what means the same, and the mean and spread of the image features if the tower standardises."""
+        if isinstance(features.data, StreamData):
+            self._prepare_for_stream(features)
+            return
         train = features.data.split("train")
         image_group, text_group = positive_groups(train, self.positives)
         lookup = np.full(int(features.data.records.image_ids.max()) + 1, -1)
@@ -91,11 +97,36 @@ class Contrastive(Approach):
         if by_text is not None and not bool(by_text.fitted):
             by_text.fit(torch.from_numpy(features.text()[features.data.records.text_rows(train)]))
 
+    def _prepare_for_stream(self, features: FrozenFeatures) -> None:
+        """There is no table to look things up in: the batch says what means the same, the first samples the spread."""
+        towers = [tower.standardize for tower in (self.encoder.image, self.encoder.text)]
+        if any(part is not None and not bool(part.fitted) for part in towers):
+            for part, raw in zip(towers, features.first(FITTED_ON), strict=True):
+                if part is not None and not bool(part.fitted):
+                    part.fit(raw)
+
+    def notes(self, data: PairData) -> list[str]:
+        """What a stream cannot have, and gets instead."""
+        if not isinstance(data, StreamData):
+            return []
+        said = []
+        active = [stage.train for stage in self.stages.values() if stage.epochs > 0]
+        if any(trained.image_frozen or trained.text_frozen for trained in active):
+            said.append("a stream's features are not stored: frozen towers encode pictures and captions afresh")
+        if self.targets == "multi_positive":
+            said.append("the text bank is off: a stream has no list of its captions")
+        if any(tower.standardize is not None for tower in (self.encoder.image, self.encoder.text)):
+            said.append(f"features are standardised by the first {FITTED_ON:,} samples of the stream")
+        return said
+
     def enter(self, name: str, features: FrozenFeatures) -> None:
         """Freeze and unfreeze; serve from the store what this stage leaves frozen."""
         super().enter(name, features)
         data, trained = features.data, self.stage.train
         freeze(self.encoder, trained)
+        if isinstance(data, StreamData):
+            data.serve(Served(self.stage.batch_size))
+            return
         text = features.text() if trained.text_frozen else None
         image = None
         if trained.image_frozen:
@@ -134,7 +165,7 @@ class Contrastive(Approach):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, text = self._embed(batch)
         scale = self.encoder.logit_scale.exp()
-        group = self.positive_group[batch["image_id"]]
+        group = self._meaning(batch)
         if len(self.bank_features):
             loss = self._bank_loss(image, text, group, scale, owner=batch["text_owner"])
         else:
@@ -206,6 +237,13 @@ class Contrastive(Approach):
         else:
             text_features = trained.text_features(encoder, batch["text"])
         return self.encoder.project_image(features), self.encoder.project_text(text_features)
+
+    def _meaning(self, batch: Batch) -> Tensor:
+        """[B] equal numbers for pictures that mean the same; in a stream those of the batch with the same caption."""
+        if len(self.positive_group):
+            return self.positive_group[batch["image_id"]]
+        same: Tensor = batch["caption_id"] if "caption" in self.positives else batch["image_id"]
+        return same
 
     def _batch_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor, *, owner: Tensor) -> Tensor:
         """Pictures [B, D] against the batch's captions [M, D]; `owner` [M] is the row of each caption's picture."""

@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from clipkit.data.datamodule import PairData
 from clipkit.data.images import fingerprint
+from clipkit.data.streaming_datamodule import StreamData
 from clipkit.features import FeatureStore, tensors_fingerprint
 from clipkit.models.dual_encoder import DualEncoder
 
@@ -93,6 +96,18 @@ class FrozenFeatures:
         unsorted[order] = by_length
         return unsorted
 
+    def first(self, count: int) -> tuple[Tensor, Tensor]:
+        """[n, F] and [n, Ft]: raw features of the first `count` samples of a stream, pictures and captions."""
+        assert isinstance(self.data, StreamData)
+        images, texts = [], []
+        with self._evaluating():
+            for batch in self.data.first_batches(count):
+                tokens = {name: value.to(self._device) for name, value in batch["text"].items()}
+                images.append(self.encoder.trunk(batch["image"].to(self._device), groups=0)["feature"].float().cpu())
+                texts.append(self.encoder.text.pooled(tokens).float().cpu())
+                self.on_progress("features of the first samples", sum(len(part) for part in images), count)
+        return torch.cat(images)[:count], torch.cat(texts)[:count]
+
     def _computed_by(self) -> list[str]:
         """Another torch or another device rounds differently."""
         return [torch.__version__, self._device.type]
@@ -104,10 +119,16 @@ class FrozenFeatures:
     def _run(
         self, key: dict[str, Any], shape: tuple[int, ...], encode: Callable[[], Iterator[NDArray[np.float32]]]
     ) -> NDArray[np.float32]:
+        with self._evaluating():
+            return self.store.get(key, shape, encode)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Without gradient, and with dropout off."""
         was_training = self.encoder.training
         self.encoder.eval()
         try:
             with torch.no_grad():
-                return self.store.get(key, shape, encode)
+                yield
         finally:
             self.encoder.train(was_training)

@@ -27,7 +27,7 @@ from clipkit.data.records import Records
 from clipkit.data.sampling import EpochBatches, ResumableLoader, as_it_is
 from clipkit.errors import UserError
 
-__all__ = ["Batch", "PairData", "Served"]
+__all__ = ["Batch", "PairData", "Served", "worker_processes"]
 
 Batch = dict[str, Any]
 
@@ -183,6 +183,10 @@ class PairData(LightningDataModule):
         records = self.all_records.select(name)
         return records if self.limit is None or name != "train" else records.one_per_group(self.limit)
 
+    def count(self, split: str) -> int:
+        """Pictures of a split."""
+        return len(self.split(split))
+
     def serve(self, served: Served) -> None:
         """Set what the next stage trains on."""
         self.served = served
@@ -221,7 +225,7 @@ class PairData(LightningDataModule):
             batches,
             persistent_workers=self._workers("train") > 0,
             pin_memory=torch.cuda.is_available(),
-            **self._processes("train"),
+            **worker_processes(self._workers("train")),
         )
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
@@ -238,7 +242,7 @@ class PairData(LightningDataModule):
             batch_sampler=chunks,
             collate_fn=as_it_is,
             generator=torch.Generator(),
-            **self._processes(split),
+            **worker_processes(self._workers(split)),
         )
 
     def _workers(self, split: str) -> int:
@@ -247,18 +251,18 @@ class PairData(LightningDataModule):
         opened = split == "train" and isinstance(self.augment, PicturePolicy)
         return 0 if self.served.image_features is not None or (in_memory and not opened) else self.workers
 
-    def _processes(self, split: str) -> dict[str, Any]:
-        """A loader's arguments. Forked processes share the records' table; others would get a copy each."""
-        count = self._workers(split)
-        fork = count > 0 and "fork" in multiprocessing.get_all_start_methods()
-        return {"num_workers": count, "multiprocessing_context": "fork" if fork else None}
-
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment training pictures, on the device."""
         if "image" in batch and self.trainer is not None and self.trainer.training:
             ids = batch["image_id"].cpu().numpy()
             batch["image"] = self.augmented(batch["image"], ids, batch["epoch"])
         return batch
+
+
+def worker_processes(count: int) -> dict[str, Any]:
+    """A loader's arguments for this many workers. Forked ones share the table of records, others would copy it."""
+    fork = count > 0 and "fork" in multiprocessing.get_all_start_methods()
+    return {"num_workers": count, "multiprocessing_context": "fork" if fork else None}
 
 
 class PairDataset(Dataset[Batch]):

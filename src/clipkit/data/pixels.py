@@ -68,15 +68,10 @@ class Pixels:
         rows = self._rows(image_ids)
         out = self._empty(len(rows))
         mirror = self._mirror[rows] if policy.reads_captions else np.ones(len(rows), bool)
-        state = torch.get_rng_state() if policy.then else None
-        try:
-            for place, row in enumerate(rows.tolist()):
-                with self._readable(row):
-                    numbers = draws[place].tolist()
-                    out[place] = policy(self._crop(row), self.size, numbers, mirror=bool(mirror[place]))
-        finally:
-            if state is not None:
-                torch.set_rng_state(state)  # the model's own random numbers are none of this
+        for place, row in enumerate(rows.tolist()):
+            with self._readable(row):
+                numbers = draws[place].tolist()
+                out[place] = policy(self._crop(row), self.size, numbers, mirror=bool(mirror[place]))
         return out
 
     @cached_property

@@ -77,10 +77,17 @@ class PicturePolicy:
         pixels = open_crop(lambda height, width: self.crop.box(height, width, crop), size)
         if mirror and flip < self.flip:
             pixels = F.horizontal_flip(pixels)
-        if self.then:
-            torch.default_generator.manual_seed(int(seed * 2**53))
+        return self._transformed(pixels, int(seed * 2**53)) if self.then else pixels
+
+    def _transformed(self, pixels: Tensor, seed: int) -> Tensor:
+        """The transforms draw from torch's generator, whose state is the model's and comes back afterwards."""
+        state = torch.get_rng_state()
+        try:
+            torch.default_generator.manual_seed(seed)
             for transform in self.then:
                 pixels = transform(pixels)
+        finally:
+            torch.set_rng_state(state)
         return pixels
 
 

@@ -7,13 +7,14 @@ from typing import Any
 import pytorch_lightning as pl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from clipkit.approaches.base import Approach, Stage
 from clipkit.data.datamodule import PairData
 from clipkit.data.index import indexed
 from clipkit.data.records import Records
+from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import check
@@ -30,8 +31,9 @@ __all__ = [
 ]
 
 NOT_FOR_TRAINER = ("precision", "threads", "frozen_precision", "checkpoint_minutes")  # read by runs/
-FOR_PEOPLE = ("needs", "provides")  # read by the command line's check, not by the classes
+FOR_PEOPLE = ("needs", "provides", "streams")  # read by the command line's check, not by the classes
 DEFAULTS = ("optimizer", "scheduler")
+STREAMED_CAPTIONS = 50_000  # samples of a stream that a tokenizer is trained on
 
 
 def resolve_stages(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -97,13 +99,19 @@ def build_records(config: DictConfig) -> Records:
 
 
 def training_captions(config: DictConfig) -> list[str]:
-    """Every training caption of `config.data`, templates filled in, once for each picture that has it; no encoder."""
+    """Every training caption of `config.data`, templates filled in, once for each picture that has it; no encoder.
+
+    Of a stream those of its first 50,000 samples.
+    """
 
     def not_needed(*_: Any) -> Any:
         raise AssertionError("captions need neither pixels nor tokens")
 
     data = _data(config, not_needed, not_needed)
-    found = [caption for captions in data.split("train").table["captions"].to_pylist() for caption in captions]
+    if isinstance(data, StreamData):
+        found = data.first_captions(STREAMED_CAPTIONS)
+    else:
+        found = [caption for captions in data.split("train").table["captions"].to_pylist() for caption in captions]
     if not found:
         raise UserError(f"{data.records.name} has no training captions")
     return found
@@ -209,6 +217,6 @@ def _constructor(data: DictConfig) -> DictConfig:
     """`data` without its `records` and the keys that only feed them by interpolation (root, file, columns)."""
     plain = OmegaConf.to_container(data, resolve=True)
     assert isinstance(plain, dict)
-    known = inspect.signature(PairData).parameters
+    known = inspect.signature(get_class(str(plain["_target_"]))).parameters
     used = {key: value for key, value in plain.items() if (key in known or key == "_target_") and key != "records"}
     return OmegaConf.create({**used, "_partial_": True})

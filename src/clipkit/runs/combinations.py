@@ -10,6 +10,7 @@ from clipkit.runs.compose import is_missing, missing_keys
 __all__ = ["check_combination"]
 
 PATHS = ("data.root", "data.file", "data.manifest", "backbone.path", "base", "images")
+SHARDS = ("data.val_root", "data.test_root")
 WAYS_OUT = {
     "captions": "data=pairs or a data set with captions, or one with classes (templates make captions of them)",
     "labels": "data=folder, data=emoji, or data=pairs with data.label_column=COLUMN",
@@ -22,13 +23,16 @@ def check_combination(config: DictConfig) -> list[str]:
     problems = []
     makes = [*(OmegaConf.select(config, "makes") or [])]  # fetch: paths that need not be there yet
     nothing = bool(makes) and not OmegaConf.select(config, "data.fetch.files")
+    streams = bool(OmegaConf.select(config, "data.streams"))
+    if streams:
+        problems += _beyond_streams(config)
     for key in missing_keys(config):
         if key in makes and nothing:
             continue
         problems.append(f"{key} is needed: {key}=…")
-    for key in PATHS:
+    for key in (*PATHS, *SHARDS):
         value = None if is_missing(config, key) else OmegaConf.select(config, key, default=None)
-        named = key == "backbone.path" and value == "emoji_clip"
+        named = (key == "backbone.path" and value == "emoji_clip") or (streams and _names_shards(value))
         if isinstance(value, str) and key not in makes and not named and not Path(value).expanduser().exists():
             problems.append(f"{key}={value}: no such file or folder")
     model = None if is_missing(config, "model") else OmegaConf.select(config, "model")
@@ -66,16 +70,9 @@ def check_combination(config: DictConfig) -> list[str]:
 def _pictures_and_captions(config: DictConfig, labelled: bool) -> list[str]:
     """Why `data.shots`, `data.manifest` or `data.captions` asks for more than the data set has."""
     shots, mode = OmegaConf.select(config, "data.shots"), OmegaConf.select(config, "data.captions")
-    manifest = None if is_missing(config, "data.manifest") else OmegaConf.select(config, "data.manifest")
-    asked = [f"data.shots={shots}"] * (shots is not None) + [f"data.manifest={manifest}"] * (manifest is not None)
     problems = []
-    if OmegaConf.select(config, "data.streams"):
-        problems += [
-            f"{key} cannot work with a stream (data=webdataset), which has no list of pictures to choose from: leave "
-            "it out, or use another data set"
-            for key in asked
-        ]
-    elif shots is not None and not labelled:
+    streams = bool(OmegaConf.select(config, "data.streams"))  # refused by name elsewhere
+    if shots is not None and not streams and not labelled:
         problems.append(
             f"data.shots={shots} draws pictures by class, and {_data_name(config)} has no labels: {WAYS_OUT['labels']}"
         )
@@ -93,6 +90,34 @@ def _data_name(config: DictConfig) -> str:
     """The data set as its reader is called: what `data=` chose is not in the configuration."""
     target = OmegaConf.select(config, "data.records._target_") or OmegaConf.select(config, "data._target_")
     return f"data={str(target).rpartition('.')[2]}"
+
+
+def _names_shards(value: object) -> bool:
+    """Whether a path is a pattern, a list or a URL, which only the reader of shards can follow."""
+    return isinstance(value, str) and ("://" in value or "{" in value or value.startswith(("@", "pipe:")))
+
+
+def _beyond_streams(config: DictConfig) -> list[str]:
+    """What a stream, which has no table of its training pictures, cannot do."""
+    problems = []
+    root = OmegaConf.select(config, "data.root")
+    trains = OmegaConf.select(config, "approach") is not None
+    if trains and root is None:
+        problems.append("data.root is needed: the shards to train on, data.root=…")
+    if trains and "://" in str(root) and OmegaConf.select(config, "data.epoch_size") is None:
+        problems.append("shards behind a URL are not counted: say how many samples an epoch has, data.epoch_size=…")
+    for key in ("limit", "shots", "manifest"):
+        if OmegaConf.select(config, f"data.{key}") is not None:
+            problems.append(
+                f"data.{key} needs a table of the training pictures, and this data set is a stream of shards; "
+                "data.epoch_size=… sets how many samples an epoch has"
+            )
+    if OmegaConf.select(config, "approach.text_bank") is True:
+        problems.append("approach.text_bank=true needs a table of captions, and this data set is a stream of shards")
+    plateau = str(OmegaConf.select(config, "scheduler._target_")).endswith("Plateau")
+    if trains and plateau and OmegaConf.select(config, "data.val_root") is None:
+        problems.append("scheduler=plateau waits for a validation score: give data.val_root=…, or another scheduler")
+    return problems
 
 
 def _towers_that_must_be_saved(config: DictConfig) -> list[str]:

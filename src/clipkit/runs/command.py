@@ -19,8 +19,8 @@ from clipkit.errors import UserError
 __all__ = ["Interrupted", "command"]
 
 LITERAL = (
-    "labels", "query", "images", "model", "resume", "base", "root", "data.root", "data.file", "data.manifest",
-    "backbone.path", "backbone.name", "backbone.text.tokenizer", "name", "output",
+    "labels", "query", "images", "model", "resume", "base", "root", "data.root", "data.val_root", "data.test_root",
+    "data.file", "data.manifest", "backbone.path", "backbone.name", "backbone.text.tokenizer", "name", "output",
 )  # fmt: skip
 LISTS = ("labels",)
 FLAGS_THAT_ONLY_SHOW = ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc")

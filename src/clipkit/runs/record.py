@@ -187,7 +187,10 @@ def _same_configuration(folder: Path, config: dict[Any, Any]) -> None:
     except OSError:
         return
     old, new = (dict(_flat(c)) for c in (before, config))
-    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _may_change(key)]
+    fixed = {"data.workers"} if new.get("data.streams") else set()  # they decide a stream's order
+    changed = [
+        key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and (key in fixed or not _may_change(key))
+    ]
     if changed:
         shown = ", ".join(f"{key}: {old.get(key)} → {new.get(key)}" for key in changed[:5])
         raise UserError(

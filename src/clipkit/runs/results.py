@@ -16,6 +16,7 @@ from rich.table import Table
 
 from clipkit.data.datamodule import PairData
 from clipkit.data.packing import PackedStore
+from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
 from clipkit.evaluation import EVALUATORS, Evaluator, Result, evaluate
 from clipkit.models.model import Model
@@ -30,6 +31,7 @@ __all__ = [
     "choose_split",
     "closing_table",
     "evaluate_model",
+    "evaluate_training",
     "opening",
     "places",
     "show_finished",
@@ -38,6 +40,8 @@ __all__ = [
     "training_curves",
     "write_everything",
 ]
+
+NO_TEST_DATA = "no test data: a stream is evaluated on the shards of data.test_root, else of data.val_root"
 
 
 def choose_evaluators(names: Sequence[str] | None) -> list[Evaluator]:
@@ -52,13 +56,27 @@ def choose_evaluators(names: Sequence[str] | None) -> list[Evaluator]:
 
 
 def choose_split(data: PairData, asked: str = "auto") -> str:
-    """The split to evaluate: what was asked for, else test, else val, else all."""
+    """The split to evaluate: what was asked for, else test, else val, else all; of a stream test or val.
+
+    Raises:
+        UserError: there is no such split, or a stream without pictures to evaluate on.
+    """
     have = [split for split in ("test", "val", "train") if len(data.split(split))]
+    if isinstance(data, StreamData) and not have:
+        raise UserError(NO_TEST_DATA)
     if asked != "auto":
         if asked not in (*have, "all"):
             raise UserError(f"split={asked}: {data.records.name} has {', '.join(have)}")
         return asked
     return have[0] if have and have[0] != "train" else "all"
+
+
+def evaluate_training(model: Model, data: PairData, names: Sequence[str] | None) -> tuple[Result, list[str]]:
+    """The evaluation at the end of training, and what is to be said of it; a stream may have nothing to evaluate on."""
+    if isinstance(data, StreamData) and not len(data.records):
+        console.print(f"  note: {NO_TEST_DATA}", soft_wrap=True, markup=False)
+        return Result(), [NO_TEST_DATA]
+    return evaluate_model(model, data, names, choose_split(data)), []
 
 
 def evaluate_model(model: Model, data: PairData, names: Sequence[str] | None, split: str) -> Result:
@@ -148,7 +166,7 @@ def title(config: DictConfig) -> str:
 def opening(run: Run, config: DictConfig, data: PairData, notes: Sequence[str]) -> None:
     """Say what is about to happen."""
     console.print(f"[bold]{title(config)}[/bold]  seed {config.seed}  →  {as_typed(run.folder)}", soft_wrap=True)
-    counts = ", ".join(f"{split} {len(data.split(split)):,}" for split in ("train", "val", "test"))
+    counts = ", ".join(f"{split} {data.count(split):,}" for split in ("train", "val", "test"))
     console.print(f"  pictures: {counts}")
     say(notes)
 

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from clipkit.approaches.base import Approach
 from clipkit.approaches.frozen import FrozenFeatures
+from clipkit.data.streaming_datamodule import StreamData
 from clipkit.runs.build import build_loggers, build_trainer
 from clipkit.runs.checkpoints import CheckpointWriter, StopSignals, load_checkpoint, newest_checkpoint
 from clipkit.runs.machine import training_precision
@@ -66,7 +67,11 @@ def train_stages(
         if path is not None and resumed is not None:
             console.print(f"  resumed: stage {name} after optimiser step {resumed[1]['global_step']:,}")
         console.print(f"[bold]stage {name}[/bold]: {_describe(approach, name, features)}", soft_wrap=True)
-        trainer.fit(approach, datamodule=features.data, ckpt_path=path)
+        try:
+            trainer.fit(approach, datamodule=features.data, ckpt_path=path)
+        finally:
+            if isinstance(features.data, StreamData):  # what is broken in a stream shows while it is read
+                run.write_broken(features.data.broken)
         if writer.best is not None:
             best = writer.best
             if stage.keep == "best":
@@ -105,7 +110,7 @@ def _stage_seed(seed: int, stage: str) -> int:
 
 
 def _describe(approach: Approach, name: str, features: FrozenFeatures) -> str:
-    stage, count = approach.stages[name], len(features.data.split("train"))
+    stage, count = approach.stages[name], features.data.count("train")
     trained = sum(p.numel() for p in approach.parameters() if p.requires_grad)
     source = "augmented pictures"
     if features.data.served.image_features is not None:
