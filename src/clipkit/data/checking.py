@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from clipkit.data.decoding import DECODE_ERRORS, Broken, Progress, find_broken, without
+from clipkit.data.decoding import DECODE_ERRORS, Broken, Progress, find_broken, reason_of, without
 from clipkit.data.images import EncodedReader, ImageReader
 from clipkit.data.records import Records
 from clipkit.pictures import decode, orientation
@@ -64,7 +64,7 @@ def check_pictures(
         try:
             sizes[row] = _open(records.reader, records.image_name(row))
         except DECODE_ERRORS as error:
-            return str(error) or type(error).__name__
+            return reason_of(error)
         return None
 
     broken = find_broken(records, attempt, "checking pictures", threads, on_progress)

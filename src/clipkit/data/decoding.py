@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from clipkit.data.records import Records
@@ -23,6 +23,7 @@ __all__ = [
     "find_broken",
     "fits_in_memory",
     "in_order",
+    "reason_of",
     "refuse_if_broken",
     "without",
 ]
@@ -69,7 +70,7 @@ def decode_all(
         try:
             pixels[row] = preprocess(records.reader(records.image_name(row)))
         except DECODE_ERRORS as error:
-            return str(error) or type(error).__name__
+            return reason_of(error)
         return None
 
     broken = find_broken(records, attempt, "opening pictures", threads, on_progress)
@@ -92,6 +93,13 @@ def refuse_if_broken(broken: Sequence[Broken], total: int, max_broken: float, li
             f"{len(broken)} of {total} pictures are broken or missing, more than data.max_broken={max_broken} "
             f"allows:\n{shown}{more}\nThe whole list: {listing}"
         )
+
+
+def reason_of(error: Exception) -> str:
+    """What is wrong with a picture, in the same words each time: PIL names the place in memory that it read."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture of a known format"
+    return str(error) or type(error).__name__
 
 
 def in_order(work: Callable[[In], Out], items: Iterable[In], *, threads: int, ahead: int = 8) -> Iterator[Out]:

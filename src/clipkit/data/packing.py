@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from clipkit.data.decoding import DECODE_ERRORS, Broken, in_order
+from clipkit.data.decoding import DECODE_ERRORS, Broken, in_order, reason_of
 from clipkit.data.images import EncodedReader, fingerprint
 from clipkit.data.opening import Choose, decode_crop, resized_crop
 from clipkit.data.records import Records
@@ -242,7 +242,7 @@ def _encoded(
         else:
             image = records.reader(name)
     except DECODE_ERRORS as error:
-        return str(error) or type(error).__name__
+        return reason_of(error)
     shorter = min(image.size)
     if shorter > size:
         wide, tall = (max(size, round(side * size / shorter)) for side in image.size)

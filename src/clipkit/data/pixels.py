@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from clipkit.data.decoding import DECODE_ERRORS
+from clipkit.data.decoding import DECODE_ERRORS, reason_of
 from clipkit.data.opening import Choose, open_crop
 from clipkit.data.packing import PackedStore
 from clipkit.data.policies import PicturePolicy, may_be_mirrored
@@ -119,6 +119,6 @@ class Pixels:
             yield
         except DECODE_ERRORS as error:
             raise UserError(
-                f"{self.records.image_name(row)} cannot be read any more ({str(error) or type(error).__name__}): it "
+                f"{self.records.image_name(row)} cannot be read any more ({reason_of(error)}): it "
                 "could when the run began. Was it moved or changed?"
             ) from error
