@@ -23,7 +23,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from clipkit.data.datamodule import PairData, Served
+from clipkit.data.batches import Served
+from clipkit.data.datamodule import PairData
 from clipkit.data.images import FolderReader
 from clipkit.data.packing import pack
 from clipkit.data.records import Record, Records

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipkit.data.datamodule import PairData, Served
+from clipkit.data.batches import Served
+from clipkit.data.datamodule import PairData
 from clipkit.data.images import FolderReader
 from clipkit.data.packing import pack
 from clipkit.data.records import Record, Records

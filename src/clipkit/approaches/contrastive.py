@@ -16,7 +16,8 @@ from torch import Tensor
 from clipkit.approaches.base import Approach, Stage
 from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import embedding_weights
-from clipkit.data.datamodule import Batch, PairData, Served
+from clipkit.data.batches import Batch, Served
+from clipkit.data.datamodule import PairData
 from clipkit.data.records import Records
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError

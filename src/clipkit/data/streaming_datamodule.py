@@ -11,7 +11,8 @@ import torch.distributed
 from PIL import Image
 from torch import Tensor
 
-from clipkit.data.datamodule import Batch, PairData, worker_processes
+from clipkit.data.batches import Batch, worker_processes
+from clipkit.data.datamodule import PairData
 from clipkit.data.decoding import Broken
 from clipkit.data.policies import PicturePolicy, Policy
 from clipkit.data.records import Records
