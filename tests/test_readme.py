@@ -14,7 +14,8 @@ from conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.S)
-COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line.startswith("python")]
+SHELL = [*BLOCKS, *re.findall(r"```(\w*)\n(.*?)```", (ROOT / "docs/data.md").read_text(), flags=re.S)]
+COMMANDS = [line for kind, text in SHELL if kind == "bash" for line in text.splitlines() if line.startswith("python")]
 
 
 @pytest.fixture
@@ -22,15 +23,16 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files that the README's examples assume."""
     for name in ("captions.csv", "captions.tsv"):
         (tmp_path / name).write_text("image,caption\n")
-    for name in ("pictures", "outputs/train/mine/model"):
+    for name in ("pictures", "outputs/train/mine/model", "shards/val"):
         (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "outputs/train/mine/manifest.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 @pytest.mark.usefixtures("users_folder")
 def test_every_command_of_the_readme_is_valid(line: str) -> None:
-    words = shlex.split(line)
+    words = shlex.split(line, comments=True)
     command = words[2].removeprefix("clipkit.")
     arguments = [_literal(word) for word in words[3:] if not word.startswith("-")]
     if not any(word.startswith("resume=") for word in arguments):
@@ -53,7 +55,7 @@ def test_the_python_of_the_readme_runs() -> None:
 
 
 def test_every_file_that_the_documents_name_exists() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "docs/design.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/data.md"):
         text = (ROOT / document).read_text()
         for name in re.findall(r"`((?:docs|src|conf|tests|benchmarks)/[\w./-]+\.\w+)`", text):
             assert (ROOT / name).exists() or "NAME" in name, f"{document} names {name}"
