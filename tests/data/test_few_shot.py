@@ -14,6 +14,7 @@ from clipkit.data.images import FolderReader
 from clipkit.data.manifest import Manifest
 from clipkit.data.records import Record, Records
 from clipkit.data.sources.emoji import emoji
+from clipkit.data.splits import carve_validation
 from clipkit.errors import UserError
 from conftest import TINY, Command
 
@@ -221,3 +222,19 @@ def test_a_run_writes_its_manifest_and_another_takes_it_back(clipkit: Command) -
                     "data.manifest=six.json", "name=third")  # fmt: skip
     assert third.returncode == 0, third.stderr
     assert "evaluated on: test (6 pictures)" in third.stdout
+
+
+def test_what_we_made_validation_of_is_drawn_from_too() -> None:
+    """The official training pictures are the pool, whichever of them a reader keeps for validation."""
+    names = [f"{label}/{number}.jpg" for label in range(3) for number in range(20)]
+    rows = [Record(name, label=int(name[0]), split="train") for name in names]
+    rows += [Record(f"test/{n}.jpg", label=n % 3, split="test") for n in range(9)]
+
+    def chosen(carve_seed: int | None) -> dict[str, str]:
+        records = rows if carve_seed is None else carve_validation(rows, seed=carve_seed, share=0.5)
+        table = Records.from_records(records, reader=FolderReader("."), class_names=["a", "b", "c"])
+        found = few_shot(table, 8, split_seed=1)
+        return dict(zip(found.table["image"].to_pylist(), found.table["split"].to_pylist(), strict=True))
+
+    assert chosen(1) == chosen(2) == chosen(None)
+    assert Counter(chosen(1).values()) == {"train": 24, "val": 12, "test": 9}

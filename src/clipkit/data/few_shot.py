@@ -51,7 +51,8 @@ def choose_pictures(
 def few_shot(records: Records, shots: int, *, split_seed: int = 1) -> Records:
     """`shots` training pictures of each class, min(`shots`, 4) others for validation, and the whole test split.
 
-    Both are drawn from the data set's training pictures, also where it has validation pictures of its own. The draw
+    Both are drawn from the data set's training pictures, those that we made validation of among them, and also where it
+    has validation pictures of its own. The draw
     follows from the pictures' names, classes and groups and from `split_seed`, whatever the order of listing; with one
     seed, fewer shots are a part of more. Training is served first: a class that is too small gives what it has, and
     `notes` say so. A picture of whose group one trains does not validate.
@@ -67,7 +68,8 @@ def few_shot(records: Records, shots: int, *, split_seed: int = 1) -> Records:
             "(data=folder, data=emoji, data=pairs with data.label_column=COLUMN), or leave out data.shots"
         )
     official = records.table["split"].to_pylist()
-    pool = np.flatnonzero((np.asarray(official) == "train") & (records.labels >= 0))
+    given = (np.asarray(official) == "train") | records.table["carved"].to_numpy()
+    pool = np.flatnonzero(given & (records.labels >= 0))
     if len(pool) == 0:
         raise UserError(f"data.shots={shots}: {records.name} has no training pictures with a class to draw from")
     splits: list[str | None] = [split if split == "test" else None for split in official]

@@ -27,7 +27,8 @@ class Record:
     """One picture: `image` (a name its reader opens), captions (may be none), class index, split.
 
     `subset` divides a split further ("seen", "unseen"); `group` names what several pictures show alike (a concept
-    drawn in two styles): such pictures and their captions are right answers for each other.
+    drawn in two styles): such pictures and their captions are right answers for each other. `carved` is true of a
+    validation picture that the data set itself counts as training.
     """
 
     image: str
@@ -36,6 +37,7 @@ class Record:
     split: str = "train"
     subset: str = ""
     group: str | None = None
+    carved: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Records:
     """A data set, or a part of one: a table of records, class names, and the reader of its pictures.
 
     Args:
-        table: columns image, captions, label (−1: none), split, subset, group, image_id.
+        table: columns image, captions, label (−1: none), split, subset, group, carved, image_id.
         class_names: of all splits together.
         reader: opens a picture by its name.
         name: of the data set, for messages and file names.
@@ -75,6 +77,7 @@ class Records:
                 "split": pa.array([row.split for row in rows], pa.string()).dictionary_encode(),
                 "subset": pa.array([row.subset for row in rows], pa.string()).dictionary_encode(),
                 "group": pa.array(group, pa.int64()),
+                "carved": pa.array([row.carved for row in rows], pa.bool_()),
                 "image_id": pa.array(np.arange(len(rows))),
             }
         )

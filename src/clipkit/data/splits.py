@@ -42,7 +42,7 @@ def assign_splits(
             position = (place + offset) / len(members)
             split = shares[int(np.searchsorted(bounds, position).clip(0, len(shares) - 1))][0]
             for row in rows:
-                result[row] = replace(records[row], split=split)
+                result[row] = replace(records[row], split=split, carved=split == "val")
     return result
 
 
