@@ -17,7 +17,7 @@ def main(config: DictConfig) -> None:
     from clipkit.data.decoding import refuse_if_broken
     from clipkit.runs import build, machine, results
     from clipkit.runs.load import load
-    from clipkit.runs.progress import ProgressReporter
+    from clipkit.runs.progress import ProgressReporter, say
     from clipkit.runs.record import Run
 
     results.choose_evaluators(config.evaluators)
@@ -33,7 +33,7 @@ def main(config: DictConfig) -> None:
         refuse_if_broken(broken, total, data.max_broken, run.write_broken(broken))
         split = results.choose_split(data, config.split)
         notes = [*data.records.notes, f"evaluated on: {split} ({len(data.split(split)) or total:,} pictures)"]
-        results.say(notes)
+        say(notes)
         result = results.evaluate_model(model, data, config.evaluators, split)
         run.note_cost()
         title = f"{config.model} on {data.records.name}"

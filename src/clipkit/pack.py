@@ -19,9 +19,9 @@ def main(config: DictConfig) -> None:
 
     from clipkit.data.decoding import refuse_if_broken
     from clipkit.data.packing import pack
-    from clipkit.runs import results
     from clipkit.runs.build import build_records
-    from clipkit.runs.progress import ProgressReporter
+    from clipkit.runs.pack_screen import show_packed
+    from clipkit.runs.progress import ProgressReporter, say
     from clipkit.runs.record import Run
 
     run = Run(config, list(HydraConfig.get().overrides.task))
@@ -29,7 +29,7 @@ def main(config: DictConfig) -> None:
         if OmegaConf.select(config, "data.streams"):
             raise UserError("data=webdataset is a stream: packing needs a table of pictures, and its shards are packed")
         records = build_records(config)
-        results.say(records.notes)
+        say(records.notes)
         with ProgressReporter().showing() as progress:
             store, broken = pack(
                 records,
@@ -42,7 +42,7 @@ def main(config: DictConfig) -> None:
                 on_progress=progress,
             )
         listing = run.write_broken(broken)
-        results.show_packed(store, len(records), listing if broken else None)
+        show_packed(store, len(records), listing if broken else None)
         run.finish(store=str(store.place), pictures=len(store))
         refuse_if_broken(broken, len(records), config.data.max_broken, listing)
 

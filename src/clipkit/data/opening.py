@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from clipkit.data.images import EncodedReader, ImageReader
 from clipkit.pictures import decode, orientation
@@ -54,6 +53,11 @@ def decode_crop(data: bytes, choose: Choose, size: int) -> Tensor:
         across, down = image.width / width, image.height / height
         box = (round(top * down), round(left * across), round(tall * down), round(wide * across))
         return resized_crop(as_tensor(image), lambda *_: box, size)
+    from torchvision.io import (  # here: it takes seconds to load, and some commands never crop
+        ImageReadMode,
+        decode_jpeg,
+    )
+
     with suppress(RuntimeError):  # damaged, or a kind of JPEG that only PIL knows: PIL decides
         pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
         return resized_crop(pixels, lambda *_: (top, left, tall, wide), size)

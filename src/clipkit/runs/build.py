@@ -1,23 +1,27 @@
-"""From the composed configuration to objects. The only caller of `hydra.utils.instantiate`."""
+"""From the composed configuration to objects. The only caller of `hydra.utils.instantiate`.
+
+Lightning and the towers' libraries take seconds to load: they are imported by the functions that need them.
+"""
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from clipkit.approaches.base import Approach, Stage
-from clipkit.data.datamodule import PairData
 from clipkit.data.index import indexed
 from clipkit.data.records import Records
-from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
-from clipkit.models.dual_encoder import DualEncoder
-from clipkit.models.freezing import check
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from clipkit.approaches.base import Approach, Stage
+    from clipkit.data.datamodule import PairData
+    from clipkit.models.dual_encoder import DualEncoder
 
 __all__ = [
     "build_approach",
@@ -71,14 +75,16 @@ def _apply(target: Any, overrides: Sequence[Any], prefix: str) -> None:
             OmegaConf.update(target, override.key_or_group.removeprefix(prefix), override.value(), merge=True)
 
 
-def build_encoder(config: DictConfig) -> DualEncoder:
+def build_encoder(config: DictConfig) -> "DualEncoder":
     """The dual encoder of `config.backbone`."""
+    from clipkit.models.dual_encoder import DualEncoder
+
     encoder = _instantiate(config.backbone)
     assert isinstance(encoder, DualEncoder)
     return encoder
 
 
-def build_data(config: DictConfig, encoder: DualEncoder) -> PairData:
+def build_data(config: DictConfig, encoder: "DualEncoder") -> "PairData":
     """The data module of `config.data`, with the encoder's preprocessing and tokenizer."""
     return _data(config, encoder.preprocess, encoder.tokenize)
 
@@ -103,6 +109,7 @@ def training_captions(config: DictConfig) -> list[str]:
 
     Of a stream those of its first 50,000 samples.
     """
+    from clipkit.data.streaming_datamodule import StreamData
 
     def not_needed(*_: Any) -> Any:
         raise AssertionError("captions need neither pixels nor tokens")
@@ -117,8 +124,10 @@ def training_captions(config: DictConfig) -> list[str]:
     return found
 
 
-def build_approach(config: DictConfig, encoder: DualEncoder) -> tuple[Approach, list[str]]:
+def build_approach(config: DictConfig, encoder: "DualEncoder") -> tuple["Approach", list[str]]:
     """The approach of `config.approach`, and what was decided about its stages in the user's place."""
+    from clipkit.approaches.base import Approach, Stage
+
     raw = OmegaConf.to_container(config.approach, resolve=True)
     assert isinstance(raw, dict)
     notes: list[str] = []
@@ -136,15 +145,17 @@ def build_approach(config: DictConfig, encoder: DualEncoder) -> tuple[Approach, 
     return approach, notes
 
 
-def _check_groups(name: str, stage: Stage, encoder: DualEncoder) -> None:
+def _check_groups(name: str, stage: "Stage", encoder: "DualEncoder") -> None:
     """What a later stage cannot train is said before the first one runs."""
+    from clipkit.models.freezing import check
+
     try:
         check(encoder, stage.train)
     except UserError as error:
         raise UserError(f"approach.stages.{name}.train.{error}") from None
 
 
-def _adapt_to_towers(name: str, stage: dict[str, Any], encoder: DualEncoder, notes: list[str]) -> None:
+def _adapt_to_towers(name: str, stage: dict[str, Any], encoder: "DualEncoder", notes: list[str]) -> None:
     """Towers without pretrained weights are trained whole; a stage that would leave them frozen is skipped."""
     fresh = [
         kind for kind, tower in (("image", encoder.image), ("text", encoder.text)) if not _has_weights(tower, encoder)
@@ -163,12 +174,14 @@ def _adapt_to_towers(name: str, stage: dict[str, Any], encoder: DualEncoder, not
     notes.append(f"stage {name} trains the {which} from scratch (groups and norms to train do not apply)")
 
 
-def _has_weights(tower: Any, encoder: DualEncoder) -> bool:
+def _has_weights(tower: Any, encoder: "DualEncoder") -> bool:
     return bool(tower.pretrained) or encoder.aligned
 
 
-def build_trainer(config: DictConfig, **settings: Any) -> pl.Trainer:
+def build_trainer(config: DictConfig, **settings: Any) -> "pl.Trainer":
     """The Trainer of `config.trainer`, with the settings that a stage adds."""
+    import pytorch_lightning as pl
+
     options = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(options, dict)
     plain = {str(key): value for key, value in options.items() if key not in NOT_FOR_TRAINER}
@@ -206,7 +219,9 @@ def _instantiate(node: Any) -> Any:
         raise
 
 
-def _data(config: DictConfig, preprocess: Any, tokenize: Any) -> PairData:
+def _data(config: DictConfig, preprocess: Any, tokenize: Any) -> "PairData":
+    from clipkit.data.datamodule import PairData
+
     make = _instantiate(_constructor(config.data))
     data = make(build_records(config), preprocess=preprocess, tokenize=tokenize)
     assert isinstance(data, PairData)

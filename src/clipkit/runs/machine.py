@@ -6,7 +6,6 @@ import os
 import sys
 import warnings
 
-import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
@@ -19,6 +18,8 @@ M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
 
 def set_seed(seed: int) -> None:
     """Seed Python, numpy and torch; processes that load data derive theirs from it."""
+    import pytorch_lightning as pl  # here: it takes seconds to load
+
     pl.seed_everything(seed, workers=True, verbose=False)
 
 

@@ -1,20 +1,17 @@
-"""What a person sees while a run goes on: one bar per stage, plain lines where there is no terminal."""
+"""What a person sees while something goes on: notes and bars, plain lines where there is no terminal."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-__all__ = ["ProgressReporter", "TrainingProgress", "as_typed", "console"]
+__all__ = ["LINE_EVERY_S", "ProgressReporter", "as_typed", "bar", "console", "say"]
 
 console = Console(highlight=False)
 LINE_EVERY_S = 15.0
-MUCH_WAITING = 0.4  # of an epoch
 
 
 def as_typed(folder: Path) -> Path:
@@ -22,7 +19,14 @@ def as_typed(folder: Path) -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
-def _bar() -> Progress:
+def say(notes: Sequence[str]) -> None:
+    """Print what was decided in the user's place."""
+    for note in notes:
+        console.print(f"  note: {note}", soft_wrap=True, markup=False)
+
+
+def bar() -> Progress:
+    """A bar with a note behind it."""
     return Progress(
         TextColumn("  [bold]{task.description:<26}"),
         BarColumn(bar_width=28),
@@ -47,7 +51,7 @@ class ProgressReporter:
         if not console.is_terminal:
             yield self
             return
-        with _bar() as self._progress:
+        with bar() as self._progress:
             yield self
         self._progress, self._tasks = None, {}
 
@@ -59,95 +63,3 @@ class ProgressReporter:
         elif time.monotonic() - self._said > LINE_EVERY_S:
             console.print(f"  {what}: {done:,} of {total:,}")
             self._said = time.monotonic()
-
-
-class TrainingProgress(pl.Callback):
-    """One bar for a stage, with its epoch, loss and validation score; measures the stage's throughput."""
-
-    def __init__(self, stage: str, monitor: str) -> None:
-        self.stage, self.monitor = stage, monitor
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._said = self._began = time.monotonic()
-        self._pictures = 0
-        self._paused = 0.0
-        self._pause_began = 0.0
-        self._waited = self._worked = 0.0  # seconds of this epoch: for batches, and for steps
-        self._step_began = self._step_ended = 0.0
-        self.waiting: list[float] = []  # share of each epoch that was spent waiting for batches
-
-    @property
-    def pairs_per_second(self) -> float:
-        """Training pictures a second, validation left out."""
-        return self._pictures / max(1e-9, time.monotonic() - self._began - self._paused)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._began = time.monotonic()
-        if console.is_terminal:
-            self._progress = _bar()
-            self._progress.start()
-            total = (trainer.max_epochs or 1) * trainer.num_training_batches
-            self._task = self._progress.add_task(f"stage {self.stage}", total=total, note="")
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._waited = self._worked = 0.0
-        self._step_ended = time.monotonic()
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._step_began = time.monotonic()
-        self._waited += self._step_began - self._step_ended
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log how long batches were waited for; say it once if that is most of the time."""
-        share = self._waited / max(1e-9, self._waited + self._worked)
-        if share > MUCH_WAITING and self._waited > 5 and not any(old > MUCH_WAITING for old in self.waiting):
-            console.print(
-                f"  stage {self.stage}: {share:.0%} of the time is spent waiting for pictures. More data.workers, or "
-                "pictures packed once by `python -m clipkit.pack data=…`, make it faster",
-                soft_wrap=True,
-            )
-        self.waiting.append(share)
-        for logger in trainer.loggers:
-            logger.log_metrics({"perf/waiting_for_data": share}, step=trainer.global_step)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._step_ended = time.monotonic()
-        self._worked += self._step_ended - self._step_began
-        self._pictures += len(batch["image_id"])
-        done = trainer.current_epoch * trainer.num_training_batches + batch_idx + 1
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, note=self._note(trainer))
-        elif time.monotonic() - self._said > LINE_EVERY_S:
-            console.print(f"  stage {self.stage}: {self._note(trainer)}")
-            self._said = time.monotonic()
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._pause_began = time.monotonic()
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._paused += time.monotonic() - self._pause_began
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not console.is_terminal:
-            console.print(f"  stage {self.stage}: done, {self._note(trainer)}")
-        self._close()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-    def _note(self, trainer: pl.Trainer) -> str:
-        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
-        note = f"epoch {epoch}/{trainer.max_epochs}"
-        for label, name in (("loss", "train/loss_step"), (self.monitor, self.monitor)):
-            if name in trainer.callback_metrics:
-                note += f"  {label} {float(trainer.callback_metrics[name]):.3f}"
-        return note

@@ -11,15 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from clipkit.errors import UserError
-from clipkit.evaluation import Result
 from clipkit.runs.command import Interrupted
+
+if TYPE_CHECKING:
+    from clipkit.evaluation import Result
 
 __all__ = ["Run", "write_json"]
 
@@ -103,7 +105,7 @@ class Run:
         self.about |= values
         self._save()
 
-    def write_results(self, result: Result, dpi: int = 110) -> None:
+    def write_results(self, result: "Result", dpi: int = 110) -> None:
         """Write `metrics.json`, `tables/*.csv` and `plots/*.png`.
 
         Raises:

@@ -15,14 +15,13 @@ from PIL import Image
 from rich.table import Table
 
 from clipkit.data.datamodule import PairData
-from clipkit.data.packing import PackedStore
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
 from clipkit.evaluation import EVALUATORS, Evaluator, Result, evaluate
 from clipkit.models.model import Model
 from clipkit.plots import curves
 from clipkit.runs.metrics_file import read_metrics
-from clipkit.runs.progress import ProgressReporter, as_typed, console
+from clipkit.runs.progress import ProgressReporter, as_typed, console, say
 from clipkit.runs.record import Run
 from clipkit.runs.report import metrics_table, write_report
 
@@ -35,7 +34,6 @@ __all__ = [
     "opening",
     "places",
     "show_finished",
-    "show_packed",
     "title",
     "training_curves",
     "write_everything",
@@ -169,25 +167,6 @@ def opening(run: Run, config: DictConfig, data: PairData, notes: Sequence[str]) 
     counts = ", ".join(f"{split} {data.count(split):,}" for split in ("train", "val", "test"))
     console.print(f"  pictures: {counts}")
     say(notes)
-
-
-def say(notes: Sequence[str]) -> None:
-    """Print what was decided in the user's place."""
-    for note in notes:
-        console.print(f"  note: {note}", soft_wrap=True, markup=False)
-
-
-def show_packed(store: PackedStore, total: int, listing: Path | None) -> None:
-    """Say what was packed, where it is, and that it is used from now on."""
-    size = (store.place / "pixels.bin").stat().st_size / 1e6
-    console.print(f"  packed      {len(store):,} of {total:,} pictures, {store.size} pixels, {size:,.0f} MB")
-    console.print(f"  store       {store.place}", soft_wrap=True)
-    if listing is not None:
-        console.print(f"  left out    the broken pictures in {as_typed(listing)}", soft_wrap=True)
-    console.print(
-        "  Training on these pictures reads them from there, unless they fit into memory (data.packed=none: never).",
-        soft_wrap=True,
-    )
 
 
 def show_finished(run: Run) -> None:

@@ -15,8 +15,9 @@ from clipkit.runs.build import build_loggers, build_trainer
 from clipkit.runs.checkpoints import CheckpointWriter, StopSignals, load_checkpoint, newest_checkpoint
 from clipkit.runs.machine import training_precision
 from clipkit.runs.metrics_file import MetricsFile
-from clipkit.runs.progress import TrainingProgress, console
+from clipkit.runs.progress import console
 from clipkit.runs.record import Run
+from clipkit.runs.training_progress import TrainingProgress
 
 __all__ = ["train_stages"]
 
