@@ -22,7 +22,7 @@ __all__ = ["Record", "Records"]
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One picture: `image` (a name its reader opens), captions (may be none), class index, split.
 

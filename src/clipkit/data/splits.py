@@ -26,23 +26,26 @@ def assign_splits(
     groups: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         groups.setdefault(record.image if record.group is None else record.group, []).append(index)
-    order = uniform(seed, 0, np.arange(len(groups)), 1, purpose="split")[:, 0]
+    order = uniform(seed, 0, np.arange(len(groups)), 1, purpose="split")[:, 0].tolist()
     by_class: dict[int, list[tuple[float, list[int]]]] = {}
     for key, name in zip(order, sorted(groups, key=name_order), strict=True):
         rows = groups[name]
-        _, label = min((records[row].image, _label(records[row])) for row in rows)
-        by_class.setdefault(label, []).append((float(key), rows))
+        first = rows[0] if len(rows) == 1 else min(rows, key=lambda row: (records[row].image, _label(records[row])))
+        by_class.setdefault(_label(records[first]), []).append((key, rows))
     result = list(records)
     bounds = np.cumsum([share for _, share in shares])
     # each class is cut at an offset of its own: with the same cuts, small classes would all leave the same split empty
     offsets = uniform(seed, 1, np.arange(len(by_class)), 1, purpose="split")[:, 0]
     for offset, label in zip(offsets, sorted(by_class), strict=True):
         members = by_class[label]
-        for place, (_, rows) in enumerate(sorted(members)):
-            position = (place + offset) / len(members)
-            split = shares[int(np.searchsorted(bounds, position).clip(0, len(shares) - 1))][0]
+        positions = (np.arange(len(members)) + offset) / len(members)
+        places = np.searchsorted(bounds, positions).clip(0, len(shares) - 1).tolist()
+        for place, (_, rows) in zip(places, sorted(members), strict=True):
+            split = shares[place][0]
             for row in rows:
-                result[row] = replace(records[row], split=split, carved=split == "val")
+                record = records[row]
+                if record.split != split or record.carved != (split == "val"):
+                    result[row] = replace(record, split=split, carved=split == "val")
     return result
 
 
