@@ -131,9 +131,9 @@ class PairData(LightningDataModule):
 
     def _find_packed(self, folder: Path, name: str | None) -> None:
         assert self._pixels is not None
-        train = self.all_records.select("train")
-        if name is None and (not folder.is_dir() or not len(train)):
+        if name is None and not folder.is_dir():
             return
+        train = self.all_records.select("train")
         if name is None:
             store, notes = find_store(folder, train.picture_hashes, size=self._pixels.size)
         else:
