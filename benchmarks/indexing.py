@@ -3,8 +3,8 @@
 Run: python -m benchmarks.indexing        (writes benchmarks/INDEXING.md)
 
 The sets have the shape of the real ones and made-up captions: COCO 2017 (118,287 + 5,000 pictures, five captions or so
-each) with a file behind every name, and a CSV of a million rows without files. Each start is a process of its own; its seconds do not
-count imports, its memory does.
+each) with a file behind every name, and a CSV of a million rows without files. Each start is a process of its own; its
+seconds do not count imports, its memory does.
 """
 
 import argparse
@@ -138,8 +138,8 @@ def main() -> None:
         "# Reading large data sets\n\n"
         f"`python -m benchmarks.indexing --repeats {options.repeats}` ({os.cpu_count()} cores, {platform.machine()}); "
         "medians of processes of their own, the largest peak memory (with all imports, "
-        'about 700 MB). "Ready to train" includes a look at every picture file, on a first start opening each, and the '
-        "order of the first epoch.\n\n" + "\n".join(lines) + "\n"
+        'about 700 MB). "Ready to train" counts the choice of captions and the order of the first epoch; of COCO also '
+        "a look at every picture file, on the first start opening each.\n\n" + "\n".join(lines) + "\n"
     )
     Path(__file__).with_name("INDEXING.md").write_text(text)
 
