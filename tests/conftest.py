@@ -16,7 +16,10 @@ os.environ.update(
 import pytest
 import torch
 
+from warm_processes import WarmProcesses
+
 torch.set_num_threads(2)
+WARM = WarmProcesses()
 ROOT = Path(__file__).parents[1]
 TINY = ("backbone=tiny", "data=synthetic", "data.num_images=160", "trainer=cpu", "trainer.threads=1")
 
@@ -38,15 +41,20 @@ class Command:
 
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
+        self.warm = True  # set to False where the start itself is the question
         self.environment = {**os.environ, "CLIPKIT_CACHE": str(cache), "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
 
     def __call__(
         self, command: str, *arguments: str, timeout: float = 300, **environment: str
     ) -> subprocess.CompletedProcess[str]:
+        """To its end; warm (`warm_processes.py`), unless the environment says what libraries read at their import."""
+        whole = {**self.environment, **environment}
+        if self.warm and hasattr(os, "fork") and WARM.fits(whole):
+            return WARM.run(command, list(arguments), cwd=self.folder, environment=whole, timeout=timeout)
         return subprocess.run(
             self.line(command, *arguments),
             cwd=self.folder,
-            env={**self.environment, **environment},
+            env=whole,
             capture_output=True,
             text=True,
             timeout=timeout,

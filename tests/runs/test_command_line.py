@@ -95,6 +95,7 @@ def test_keys_that_a_stage_may_take_reach_hydra() -> None:
 
 
 def test_an_unknown_name_exits_with_2_and_no_traceback_in_3_seconds(clipkit: Command) -> None:
+    clipkit.warm = False
     clipkit("train", "--help")  # the first start reads everything from disk
     start = time.monotonic()
     done = clipkit("train", "data=emojj")
@@ -107,6 +108,7 @@ def test_an_unknown_name_exits_with_2_and_no_traceback_in_3_seconds(clipkit: Com
 
 @pytest.mark.parametrize(("flag", "part"), [(("--help",), "lite0_minilm"), (("--cfg", "job"), "tf_efficientnet_lite0")])
 def test_help_and_configuration_answer_in_3_seconds(clipkit: Command, flag: tuple[str, ...], part: str) -> None:
+    clipkit.warm = False
     clipkit("train", "--help")
     start = time.monotonic()
     done = clipkit("train", *flag)

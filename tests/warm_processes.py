@@ -1,0 +1,127 @@
+"""Command processes that start warm: forked from one process that has loaded the libraries, and has done nothing else.
+
+`python -m clipkit.COMMAND` spends most of a short run on importing torch, Lightning and their like. A forked child is a
+process of its own, with its own arguments, folder, environment, streams and exit status; only the imports are shared.
+Run as a program, this file is the process that forks; it reads one request a line from its standard input.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = (
+    "torch", "pytorch_lightning", "torchmetrics", "torchvision.transforms.v2", "transformers", "timm",
+    "sklearn.metrics", "scipy.sparse", "pandas", "pyarrow.parquet", "matplotlib.figure", "hydra", "rich.progress",
+    "clipkit.runs.build", "clipkit.runs.training", "clipkit.runs.results", "clipkit.data.streaming_datamodule",
+    "clipkit.models.model", "clipkit.models.text", "clipkit.models.image", "clipkit.approaches.contrastive",
+)  # fmt: skip
+OWN = ("CLIPKIT_CACHE", "COLUMNS", "PYTHONUNBUFFERED", "PYTEST_CURRENT_TEST", "PWD", "OLDPWD")  # read when a run starts
+
+
+class WarmProcesses:
+    """Starts the forking process when it is first needed, and asks it for one child at a time."""
+
+    def __init__(self) -> None:
+        self._parent: subprocess.Popen[str] | None = None
+        self._environment = dict(os.environ)
+
+    def fits(self, environment: dict[str, str]) -> bool:
+        """Whether nothing differs that a library may have read when it was imported."""
+        keys = {*environment, *self._environment} - {*OWN}
+        return all(environment.get(key) == self._environment.get(key) for key in keys)
+
+    def run(
+        self, command: str, arguments: list[str], *, cwd: Path, environment: dict[str, str], timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        """One `python -m clipkit.COMMAND`, to its end; `TimeoutExpired` as `subprocess.run` raises it."""
+        if self._parent is None or self._parent.poll() is not None:
+            self._parent = subprocess.Popen(
+                [sys.executable, __file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=self._environment,
+            )
+        assert self._parent.stdin is not None
+        assert self._parent.stdout is not None
+        with tempfile.TemporaryDirectory() as place:
+            request = {
+                "module": f"clipkit.{command}",
+                "arguments": arguments,
+                "cwd": str(cwd),
+                "environment": {key: environment[key] for key in OWN if key in environment},
+                "streams": [f"{place}/stdout", f"{place}/stderr"],
+                "timeout": timeout,
+            }
+            self._parent.stdin.write(json.dumps(request) + "\n")
+            self._parent.stdin.flush()
+            answer: dict[str, Any] = json.loads(self._parent.stdout.readline())
+            said = [Path(stream).read_text(errors="replace") for stream in request["streams"]]  # type: ignore[attr-defined]
+        line = [sys.executable, "-m", f"clipkit.{command}", *arguments]
+        if answer["status"] is None:
+            raise subprocess.TimeoutExpired(line, timeout, said[0], said[1])
+        return subprocess.CompletedProcess(line, answer["status"], said[0], said[1])
+
+
+def _serve() -> None:
+    import importlib
+
+    for name in LIBRARIES:  # importing starts OpenBLAS's and jemalloc's threads alone, which know how to fork
+        importlib.import_module(name)
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _become(request)
+        print(json.dumps({"status": _wait(child, request["timeout"])}), flush=True)
+
+
+def _become(request: dict[str, Any]) -> None:
+    """In the child: do what `python -m` does, and leave with its status."""
+    import runpy
+    import traceback
+
+    status = 1
+    try:
+        os.setsid()
+        os.chdir(request["cwd"])
+        os.environ.update(request["environment"])
+        for number, path in zip((1, 2), request["streams"], strict=True):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.argv = ["python", *request["arguments"]]
+        sys.path[0] = ""  # where `python -m` looks first
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _wait(child: int, seconds: float) -> int | None:
+    """The child's exit status, as `subprocess` counts it; None, and the child is killed, if it takes too long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(child, 9)
+    os.waitpid(child, 0)
+    return None
+
+
+if __name__ == "__main__":
+    _serve()
