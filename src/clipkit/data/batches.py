@@ -45,6 +45,8 @@ class PairDataset(Dataset[Batch]):
 
     def __init__(self, data: "PairData", records: Records, split: str) -> None:
         self.data, self.records, self.split, self.served = data, records, split, data.served
+        # made here, not on first use: worker processes then share these columns
+        self.columns = (records.image_ids, records.groups, records.labels, records.caption_offsets)
         _, self.text_of_caption = records.caption_texts
         self.texts = records.caption_texts[0]
         self.text_rows = data.records.text_rows(records) if self.served.text_features is not None else None

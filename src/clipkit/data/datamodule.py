@@ -197,6 +197,8 @@ class PairData(LightningDataModule):
         records = self.split("train")
         if len(records) == 0:
             raise UserError(f"{records.name} has no pictures to train on")
+        self._pixels = self._pixels or Pixels(self.all_records, self.preprocess)
+        self._pixels.prepare(self.augment)
         batches = EpochBatches(
             records.groups, batch_size=self.served.batch_size, seed=self.seed, together=self.served.together
         )

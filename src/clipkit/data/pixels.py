@@ -44,6 +44,12 @@ class Pixels:
         """Take training pictures from a store that holds smaller copies of some of them."""
         self.packed, self._packed_row = packed, packed.rows(self.records.picture_hashes)
 
+    def prepare(self, policy: object) -> None:
+        """Look up what every use needs, before worker processes are forked: they share it then."""
+        needed: list[object] = [self.size, self._order]
+        if isinstance(policy, PicturePolicy) and policy.reads_captions:
+            needed.append(self._mirror)
+
     @cached_property
     def size(self) -> int:
         """Side of the square that the model eats."""
