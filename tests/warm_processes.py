@@ -5,12 +5,15 @@ process of its own, with its own arguments, folder, environment, streams and exi
 Run as a program, this file is the process that forks; it reads one request a line from its standard input.
 """
 
+import atexit
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,10 @@ LIBRARIES = (
     "sklearn.metrics", "scipy.sparse", "pandas", "pyarrow.parquet", "matplotlib.figure", "hydra", "rich.progress",
     "clipkit.runs.build", "clipkit.runs.training", "clipkit.runs.results", "clipkit.data.streaming_datamodule",
     "clipkit.models.model", "clipkit.models.text", "clipkit.models.image", "clipkit.approaches.contrastive",
+)  # fmt: skip
+BY_LIBRARIES = (  # set in this process when they are imported, and in a new one again
+    "PYTORCH_NVML_BASED_CUDA_CHECK", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_DIR",
+    "TOKENIZERS_PARALLELISM", "HYDRA_FULL_ERROR",
 )  # fmt: skip
 OWN = ("CLIPKIT_CACHE", "COLUMNS", "PYTHONUNBUFFERED", "PYTEST_CURRENT_TEST", "PWD", "OLDPWD")  # read when a run starts
 
@@ -32,7 +39,7 @@ class WarmProcesses:
 
     def fits(self, environment: dict[str, str]) -> bool:
         """Whether nothing differs that a library may have read when it was imported."""
-        keys = {*environment, *self._environment} - {*OWN}
+        keys = {*environment, *self._environment} - {*OWN, *BY_LIBRARIES}
         return all(environment.get(key) == self._environment.get(key) for key in keys)
 
     def run(
@@ -105,6 +112,9 @@ def _become(request: dict[str, Any]) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
+        with suppress(BaseException):  # what an interpreter does when it ends
+            threading._shutdown()  # type: ignore[attr-defined]
+            atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

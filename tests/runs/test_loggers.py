@@ -31,6 +31,7 @@ def test_tensorboard_has_the_curves_the_final_numbers_and_the_pictures(clipkit: 
 
 
 def test_wandb_works_offline_without_an_account(clipkit: Command) -> None:
+    clipkit.warm = False  # wandb starts processes of its own, and asks what the main module is
     folder = train(clipkit, "logger=wandb", "logger.offline=true")
     runs = list((folder / "wandb").glob("offline-run-*/*.wandb"))
     assert len(runs) == 1
