@@ -80,4 +80,4 @@ class MetricsFile(Logger):
 
 def read_metrics(path: Path) -> pd.DataFrame:
     """The rows of a `metrics.csv`."""
-    return pd.read_csv(path, dtype={"stage": str, "name": str}, keep_default_na=True)
+    return pd.read_csv(path, dtype={"stage": str, "name": str, "epoch": "Int64"}, keep_default_na=True)

@@ -62,7 +62,9 @@ class TrainingProgress(pl.Callback):
             )
         self.waiting.append(share)
         for logger in trainer.loggers:
-            logger.log_metrics({"perf/waiting_for_data": share}, step=trainer.global_step)
+            logger.log_metrics(
+                {"perf/waiting_for_data": share, "epoch": trainer.current_epoch}, step=trainer.global_step
+            )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
