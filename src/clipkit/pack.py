@@ -13,11 +13,9 @@ from clipkit.runs.command import command
 @command("pack")
 def main(config: DictConfig) -> None:
     """Pack one data set."""
-    import os
-
     from hydra.core.hydra_config import HydraConfig
 
-    from clipkit.data.decoding import refuse_if_broken
+    from clipkit.data.decoding import available_cores, refuse_if_broken
     from clipkit.data.packing import pack
     from clipkit.runs.build import build_records
     from clipkit.runs.pack_screen import show_packed
@@ -37,7 +35,7 @@ def main(config: DictConfig) -> None:
                 size=config.size,
                 format=config.format,
                 quality=config.quality,
-                threads=os.cpu_count() or 1,
+                threads=available_cores(),
                 overwrite=config.overwrite,
                 on_progress=progress,
             )

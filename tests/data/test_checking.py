@@ -89,3 +89,8 @@ def test_no_pictures_at_all_are_no_error(tmp_path: Path) -> None:
     empty = Records.from_records([], reader=FolderReader(tmp_path))
     found = check_pictures(empty)
     assert (len(found.readable), found.broken, found.sizes) == (0, [], Counter())
+
+
+def test_a_memory_that_cannot_be_written_is_no_error(mixed: Records, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert [name for name, _ in check_pictures(mixed, cache=tmp_path / "cache").broken] == BAD

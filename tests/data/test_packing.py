@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from photos import photo
 from PIL import Image
 
 from clipkit.data.images import FolderReader
@@ -21,6 +20,7 @@ from clipkit.data.packing import PackedStore, find_store, pack
 from clipkit.data.records import Record, Records
 from clipkit.errors import UserError
 from conftest import ROOT
+from photos import photo
 
 SIZES = [(160, 120), (120, 160), (64, 64), (40, 90), (700, 500)]
 
@@ -144,12 +144,18 @@ def test_a_damaged_store_is_said_and_not_used(records: Records, tmp_path: Path, 
     assert len(notes) == 1
 
 
-def test_a_packing_process_that_is_killed_leaves_nothing_and_the_next_one_cleans_up(tmp_path: Path) -> None:
-    names = write(tmp_path / "pictures", 60)
-    code = (
+def begin(place: Path, names: list[str]) -> str:
+    """How a process of its own gets the records."""
+    return (
         "import sys, time\nsys.path[:0] = ['tests', 'tests/data']\n"
         "from pathlib import Path\nfrom test_packing import table, pack\n"
-        f"records = table(Path({str(tmp_path / 'pictures')!r}), {names!r})\n"
+        f"records = table(Path({str(place / 'pictures')!r}), {names!r})\n"
+    )
+
+
+def test_a_packing_process_that_is_killed_leaves_nothing_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+    names = write(tmp_path / "pictures", 60)
+    code = begin(tmp_path, names) + (
         "def slowly(what, done, total):\n    print(done, flush=True)\n    time.sleep(0.05)\n"
         f"pack(records, {str(tmp_path / 'packed')!r}, size=64, on_progress=slowly)\n"
     )
@@ -168,10 +174,7 @@ def test_a_packing_process_that_is_killed_leaves_nothing_and_the_next_one_cleans
 
 def test_two_that_pack_at_once_leave_one_whole_store(tmp_path: Path) -> None:
     names = write(tmp_path / "pictures", 30)
-    code = (
-        "import sys\nsys.path[:0] = ['tests', 'tests/data']\n"
-        "from pathlib import Path\nfrom test_packing import table, pack\n"
-        f"records = table(Path({str(tmp_path / 'pictures')!r}), {names!r})\n"
+    code = begin(tmp_path, names) + (
         "sys.stdin.readline()\n"
         f"store, broken = pack(records, {str(tmp_path / 'packed')!r}, size=64)\nprint(len(store), broken)\n"
     )

@@ -6,7 +6,6 @@ Run: python -m clipkit.describe data=…
 import hashlib
 import io
 import json
-import os
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from PIL import Image
 
 from clipkit.data.decoding import DECODE_ERRORS, Broken, Progress, find_broken, reason_of, without
 from clipkit.data.images import EncodedReader, ImageReader
+from clipkit.data.keeping import kept
 from clipkit.data.records import Records
 from clipkit.pictures import decode, orientation
 
@@ -70,7 +70,9 @@ def check_pictures(
     broken = find_broken(records, attempt, "checking pictures", threads, on_progress)
     counted = Counter(size for row, size in enumerate(sizes) if row not in broken)
     if place is not None:
-        _keep(place, {"broken": broken, "sizes": [[*size, count] for size, count in counted.items()]})
+        found = {"broken": broken, "sizes": [[*size, count] for size, count in counted.items()]}
+        with kept(place) as part:
+            part.write_text(json.dumps(found))
     return _checked(records, broken, counted)
 
 
@@ -89,12 +91,3 @@ def _open(reader: ImageReader, name: str) -> tuple[int, int]:
     image.draft(image.mode, (1, 1))
     image.load()
     return (tall, wide) if orientation(image) >= 5 else (wide, tall)
-
-
-def _keep(place: Path, value: object) -> None:
-    """Written for the next time; a disk that is full costs no more than that."""
-    part = place.with_name(f".{place.name}.part{os.getpid()}")
-    with suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(value))
-        part.replace(place)

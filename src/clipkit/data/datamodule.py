@@ -1,6 +1,5 @@
 """A data set as a Lightning data module: its pixels, what a stage is served, and the loaders."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 from clipkit.data.batches import Batch, PairDataset, Served, worker_processes
 from clipkit.data.captions import CaptionMode, Sentences, caption_records
 from clipkit.data.checking import check_pictures
-from clipkit.data.decoding import Broken, decode_all, fits_in_memory
+from clipkit.data.decoding import Broken, available_cores, decode_all, fits_in_memory
 from clipkit.data.few_shot import choose_pictures
 from clipkit.data.packing import PackedStore, find_store
 from clipkit.data.pixels import Pixels
@@ -87,7 +86,7 @@ class PairData(LightningDataModule):
         self.tokenize = tokenize
         self.preprocess = preprocess
         self.batch_size, self.seed = batch_size, seed
-        self.workers = min(16, os.cpu_count() or 1) if workers == "auto" else workers
+        self.workers = min(16, available_cores()) if workers == "auto" else workers
         self.use_packed, self.cache_dir = packed == "auto", None if cache_dir is None else Path(cache_dir).expanduser()
         self.limit = limit
         self.max_broken, self.memory_limit = max_broken, memory_limit
@@ -113,7 +112,7 @@ class PairData(LightningDataModule):
         Raises:
             UserError: the packed store that the run began with is not there any more.
         """
-        total, memory, threads = len(self.all_records), None, os.cpu_count() or 1
+        total, memory, threads = len(self.all_records), None, available_cores()
         if fits_in_memory(self.all_records, self.preprocess, self.memory_limit):
             records, memory, broken = decode_all(
                 self.all_records, self.preprocess, threads=threads, on_progress=on_progress
@@ -130,12 +129,11 @@ class PairData(LightningDataModule):
         return broken, total
 
     def _find_packed(self, folder: Path, name: str | None) -> None:
-        assert self._pixels is not None
         if name is None and not folder.is_dir():
             return
         train = self.all_records.select("train")
         if name is None:
-            store, notes = find_store(folder, train.picture_hashes, size=self._pixels.size)
+            store, notes = find_store(folder, train.picture_hashes, size=self._source().size)
         else:
             store, notes = PackedStore(folder / name), []
         if store is not None:
@@ -144,7 +142,7 @@ class PairData(LightningDataModule):
                 f"{held:,} of {len(train):,} training pictures come from the packed store {store.place} "
                 "(data.packed=none reads the pictures themselves)"
             )
-            self._pixels.use(store)
+            self._source().use(store)
         self.all_records = self.all_records.noting(notes)
 
     @property
@@ -173,17 +171,19 @@ class PairData(LightningDataModule):
 
     def pixels(self, image_ids: NDArray[np.int64], *, training: bool = False) -> Tensor:
         """[B] image ids -> uint8 [B, 3, S, S], as the model's preprocessing makes them; `training`: see `Pixels`."""
+        return self._source().squares(image_ids, training=training)
+
+    def _source(self) -> Pixels:
+        """Where pixels come from; before `find_broken` that is the pictures' own files."""
         if self._pixels is None:
             self._pixels = Pixels(self.all_records, self.preprocess)
-        return self._pixels.squares(image_ids, training=training)
+        return self._pixels
 
     def view(self, image_ids: NDArray[np.int64], epoch: int, *, device: torch.device | None = None) -> Tensor:
         """[B] image ids -> their epoch-th view under the augmentation policy: uint8, or float 0–1 [B, 3, S, S]."""
         if isinstance(self.augment, PicturePolicy):
-            self.pixels(image_ids[:0])
-            assert self._pixels is not None
             draws = uniform(self.seed, epoch, image_ids, self.augment.draws, purpose="augment")
-            return self._pixels.augmented(image_ids, self.augment, draws).to(device)
+            return self._source().augmented(image_ids, self.augment, draws).to(device)
         return self.augmented(self.pixels(image_ids, training=True).to(device), image_ids, epoch)
 
     def augmented(self, images: Tensor, image_ids: NDArray[np.int64], epoch: int) -> Tensor:
@@ -197,8 +197,7 @@ class PairData(LightningDataModule):
         records = self.split("train")
         if len(records) == 0:
             raise UserError(f"{records.name} has no pictures to train on")
-        self._pixels = self._pixels or Pixels(self.all_records, self.preprocess)
-        self._pixels.prepare(self.augment)
+        self._source().prepare(self.augment)
         batches = EpochBatches(
             records.groups, batch_size=self.served.batch_size, seed=self.seed, together=self.served.together
         )

@@ -1,5 +1,6 @@
 """Decode a whole data set into memory, and say which pictures are broken."""
 
+import os
 import struct
 import zipfile
 from collections import deque
@@ -19,6 +20,7 @@ __all__ = [
     "DECODE_ERRORS",
     "Broken",
     "Progress",
+    "available_cores",
     "decode_all",
     "find_broken",
     "fits_in_memory",
@@ -100,6 +102,11 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not a picture of a known format"
     return str(error) or type(error).__name__
+
+
+def available_cores() -> int:
+    """The cores that this process may use: containers and job systems often allow fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(work: Callable[[In], Out], items: Iterable[In], *, threads: int, ahead: int = 8) -> Iterator[Out]:

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from clipkit.data.images import ImageReader
+from clipkit.data.keeping import kept
 from clipkit.data.records import Records
 
 __all__ = ["indexed"]
@@ -74,16 +75,14 @@ def _load(place: Path) -> Records | None:
 
 
 def _keep(place: Path, table: pa.Table, about: dict[str, Any]) -> None:
-    part = place.with_name(f".{place.name}.part{os.getpid()}")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        described = table.replace_schema_metadata({HEADER: json.dumps(about).encode()})
-        with pa.OSFile(str(part), "wb") as file, pa.ipc.new_file(file, described.schema) as writer:
-            writer.write_table(described)
-        part.replace(place)
-    except (OSError, pa.ArrowException):
-        with suppress(OSError):
-            part.unlink()
+    described = table.replace_schema_metadata({HEADER: json.dumps(about).encode()})
+    with (
+        suppress(pa.ArrowException),
+        kept(place) as part,
+        pa.OSFile(str(part), "wb") as file,
+        pa.ipc.new_file(file, described.schema) as writer,
+    ):
+        writer.write_table(described)
 
 
 def _stamps(paths: Iterable[Path]) -> dict[str, list[int] | None]:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from clipkit.data.checking import Checked, check_pictures
-from clipkit.data.decoding import DECODE_ERRORS
+from clipkit.data.decoding import DECODE_ERRORS, available_cores
 from clipkit.data.records import Records
 from clipkit.data.summary import Spread, Summary, sample_rows, spread, summarize
 from clipkit.errors import UserError
@@ -59,7 +59,11 @@ def describe(config: DictConfig, records: Records, *, on_progress: Callable[[str
         raise UserError(f"{records.name} holds no pictures")
     summary = summarize(records)
     cache = f"{config.cache_dir}/checked"
-    seen = check_pictures(records, cache=cache, threads=_cores(), on_progress=on_progress) if config.check else None
+    seen = (
+        check_pictures(records, cache=cache, threads=available_cores(), on_progress=on_progress)
+        if config.check
+        else None
+    )
     templates = [str(text) for text in config.data.templates]
     notes = list(summary.notes)
     if summary.classes is not None and (summary.captions is None or summary.captions.pictures_without):
@@ -224,7 +228,3 @@ def _shown(value: Any) -> str:
 
 def _percent(share: float) -> str:
     return "less than 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

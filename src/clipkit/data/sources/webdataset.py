@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.data.decoding import Broken
+from clipkit.data.keeping import kept
 from clipkit.data.records import Record, Records
 from clipkit.data.shards import Shards, check_opener, copy_shard, is_remote, list_shards, reason_of, short_names
 from clipkit.data.tar_reader import index_tars
@@ -106,34 +107,28 @@ def webdataset_tables(
 def _counted(paths: list[str], cache: Path) -> tuple[list[int], list[str]]:
     """For each local shard its samples, and what is wrong with it ("" if nothing is)."""
     file = cache / f"counts-{hashlib.sha256(chr(10).join(paths).encode()).hexdigest()[:16]}.json"
-    kept: dict[str, Any] = {}
+    earlier: dict[str, Any] = {}
     with suppress(OSError, ValueError):
-        kept = json.loads(file.read_text())
+        earlier = json.loads(file.read_text())
     known: dict[str, list[Any]] = {}
     said = time.monotonic()
     for number, path in enumerate(paths):
         if time.monotonic() - said > LINE_EVERY_S:
             print(f"  counting samples: {number:,} of {len(paths):,} shards", flush=True)
             said = time.monotonic()
-        known[path] = _count(path, kept.get(path) if isinstance(kept, dict) else None)
-    if known != kept:
-        with suppress(OSError):  # without room they are counted again
-            part = file.with_name(f".{file.name}.part{os.getpid()}")
-            cache.mkdir(parents=True, exist_ok=True)
-            try:
-                part.write_text(json.dumps(known))
-                part.replace(file)
-            finally:
-                part.unlink(missing_ok=True)
+        known[path] = _count(path, earlier.get(path) if isinstance(earlier, dict) else None)
+    if known != earlier:
+        with kept(file) as part:
+            part.write_text(json.dumps(known))
     return [known[path][2] for path in paths], [known[path][3] for path in paths]
 
 
-def _count(path: str, kept: Any) -> list[Any]:
-    """[bytes, date, samples, what is wrong] of a shard; `kept` is what an earlier run found."""
+def _count(path: str, earlier: Any) -> list[Any]:
+    """[bytes, date, samples, what is wrong] of a shard; `earlier` is what an earlier run found."""
     try:
         status = os.stat(path)
-        if isinstance(kept, list) and len(kept) == 4 and kept[:2] == [status.st_size, status.st_mtime_ns]:
-            return kept
+        if isinstance(earlier, list) and len(earlier) == 4 and earlier[:2] == [status.st_size, status.st_mtime_ns]:
+            return earlier
         with open(path, "rb") as file:
             count, damage = count_samples(Tar(file, seeks=True))
         return [status.st_size, status.st_mtime_ns, count, reason_of(damage) if damage else ""]
