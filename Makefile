@@ -37,7 +37,7 @@ test-gpu: install  ## the tests that need a CUDA device
 	@$(BIN)/python -m pytest -m gpu --slow $(ARGS)
 
 lint: install  ## ruff and mypy
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check --no-cache .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 

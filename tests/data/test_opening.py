@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from photos import encoded, photo
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from clipkit.data.images import FolderReader
 from clipkit.data.opening import decode_crop, open_crop, resized_crop
+from photos import encoded, photo
 
 
 def reference(image: Image.Image, box: tuple[int, int, int, int], size: int) -> np.ndarray[Any, Any]:
