@@ -12,7 +12,7 @@ from conftest import ROOT
 
 SOURCE = ROOT / "src" / "clipkit"
 FLOORS = {
-    "errors": 0, "templates": 0, "pictures": 0, "losses": 0, "metrics": 0, "solvers": 0, "plots": 0,
+    "errors": 0, "templates": 0, "pictures": 0, "ranks": 0, "losses": 0, "metrics": 0, "solvers": 0, "plots": 0,
     "models": 1, "data": 1, "features": 1,
     "approaches": 2, "evaluation": 2, "discovery": 2,
     "runs": 3,

@@ -8,17 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from clipkit.approaches.base import Approach, Stage
 from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import embedding_weights
+from clipkit.approaches.positives import positive_groups
 from clipkit.data.batches import Batch, Served
 from clipkit.data.datamodule import PairData
-from clipkit.data.records import Records
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
 from clipkit.losses import contrastive_loss, positive_targets, scaled_cosines, soft_targets, supervised_contrastive_loss
@@ -268,37 +265,3 @@ class Contrastive(Approach):
         image_loss = -(positive_targets(group, self.bank_group) * to_bank).sum(1).mean()
         text_loss = -(positive_targets(group[owner], group) * to_image).sum(1).mean()
         return (image_loss + text_loss) / 2
-
-
-def positive_groups(records: Records, by: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which pictures and texts mean the same.
-
-    Args:
-        records: N pictures with U distinct texts.
-        by: any of "group", "caption", "class"; pictures linked by one of them, directly or in a chain, are joined.
-
-    Returns:
-        [N] and [U] numbers: equal ones belong together. A text belongs to the pictures that it captions.
-    """
-    texts, text_of_caption = records.caption_texts
-    count = len(records)
-    row_of_caption = np.repeat(np.arange(count), np.diff(records.caption_offsets))
-    links = []  # (node, node): pictures are 0 … N − 1, then texts or shared names
-    if "group" in by:
-        links.append((np.arange(count), records.groups))
-    if "class" in by:
-        labelled = records.labels >= 0
-        links.append((np.flatnonzero(labelled), records.labels[labelled]))
-    if "caption" in by:
-        links.append((row_of_caption, text_of_caption))
-    nodes, left, right = count, [], []
-    for rows, names in links:
-        left.append(rows)
-        right.append(names + nodes)
-        nodes += int(names.max(initial=-1)) + 1
-    rows, columns = (np.concatenate(x) if x else np.empty(0, np.int64) for x in (left, right))
-    graph = coo_matrix((np.ones(len(rows), np.int8), (rows, columns)), shape=(nodes, nodes))
-    group = connected_components(graph, directed=False)[1][:count].astype(np.int64)
-    text_group = np.full(len(texts), -1)
-    text_group[text_of_caption[::-1]] = group[row_of_caption[::-1]]  # a text's first picture decides
-    return group, text_group
