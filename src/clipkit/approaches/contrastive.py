@@ -14,6 +14,7 @@ from clipkit.approaches.base import Approach, Stage
 from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import embedding_weights
 from clipkit.approaches.positives import positive_groups
+from clipkit.approaches.validation import Seen, joined, seen
 from clipkit.data.batches import Batch, Served
 from clipkit.data.datamodule import PairData
 from clipkit.data.streaming_datamodule import StreamData
@@ -70,7 +71,7 @@ class Contrastive(Approach):
         self.register_buffer("positive_group", torch.empty(0, dtype=torch.long), persistent=False)
         self.register_buffer("bank_features", torch.empty(0), persistent=False)
         self.register_buffer("bank_group", torch.empty(0, dtype=torch.long), persistent=False)
-        self._val: list[dict[str, Tensor]] = []
+        self._val: list[Seen] = []
 
     positive_group: Tensor  # [images of the data set] which pictures mean the same
     bank_features: Tensor  # [U, Ft] of the distinct training captions
@@ -187,24 +188,16 @@ class Contrastive(Approach):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         image, text = self._embed(batch)
-        owner_group = batch["group"][batch["text_owner"]]
-        self._val.append(
-            {
-                "image": image.cpu(),
-                "text": text.cpu(),
-                "image_group": batch["group"].cpu(),
-                "text_group": owner_group.cpu(),
-            }
-        )
+        self._val.append(seen(batch, image, text))
 
     def on_validation_epoch_end(self) -> None:
         """Loss and recall over the whole validation set, all captions, dropout off."""
         if not self._val:
             return
-        joined = {name: torch.cat([part[name] for part in self._val]) for name in self._val[0]}
+        whole = joined(self._val)
         self._val = []
-        image, text = joined["image"], joined["text"]
-        groups = {"image_group": joined["image_group"], "text_group": joined["text_group"]}
+        image, text = whole["image"], whole["text"]
+        groups = {"image_group": whole["image_group"], "text_group": whole["text_group"]}
         if not (torch.isfinite(image).all() and torch.isfinite(text).all()):
             raise UserError(
                 f"stage {self.stage_name} has diverged in epoch {self.current_epoch + 1}: embeddings hold NaN or "

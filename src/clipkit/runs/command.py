@@ -7,7 +7,7 @@ Wraps `hydra.main`: texts and paths are taken literally, mistakes become one mes
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from clipkit.errors import UserError
 
-__all__ = ["Interrupted", "command"]
+__all__ = ["Failed", "Interrupted", "command", "split_flags"]
 
 LITERAL = (
     "labels", "query", "images", "model", "resume", "base", "root", "data.root", "data.val_root", "data.test_root",
     "data.file", "data.manifest", "backbone.path", "backbone.name", "backbone.text.tokenizer", "name", "output",
 )  # fmt: skip
 LISTS = ("labels",)
+TAKE_A_VALUE = (
+    "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
+)  # fmt: skip
 FLAGS_THAT_ONLY_SHOW = ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc")
 
 
@@ -32,6 +35,14 @@ class Interrupted(BaseException):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class Failed(Exception):
+    """A process that this one had started has failed. Carries its exit status, and what it has not said itself."""
+
+    def __init__(self, message: str | None, status: int) -> None:
+        super().__init__(message)
+        self.message, self.status = message, status
 
 
 def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -62,6 +73,8 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
             print(help_text(name))
             return 0
         arguments = _prepare(name, arguments, multirun)
+        if name == "train":
+            arguments = _meet_others(name, arguments, multirun)
     except UserError as error:
         return _say(error)
 
@@ -73,8 +86,13 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
         except UserError as error:
             failures.append(_say(error))
             _note_failure(config, str(error))
+        except Failed as error:
+            if error.message is not None:
+                print(f"error: {error.message}", file=sys.stderr)
+            failures.append(error.status)
         except Interrupted as stop:
-            print(f"\n{stop}", file=sys.stderr)
+            if str(stop):
+                print(f"\n{stop}", file=sys.stderr)
             sys.exit(stop.status)
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
@@ -95,32 +113,52 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
     hydra.main(version_base="1.3", config_path="pkg://clipkit.conf", config_name=name)(job)()
     if failures and multirun:
         print(f"{len(failures)} job(s) of this multirun failed; their folders say why in run.json", file=sys.stderr)
-    return 2 if failures else 0
+    return 0 if not failures else 2 if multirun else failures[0]
+
+
+def _meet_others(name: str, arguments: list[str], multirun: bool) -> list[str]:
+    """Where several processes were started to train together: meet them, and use the same folder as process 0."""
+    if not any(key in os.environ for key in ("RANK", "SLURM_PROCID")):
+        return arguments
+    from clipkit.runs.compose import compose_config, output_folder
+    from clipkit.runs.launch import found_place, started_by_launch
+
+    _, overrides = split_flags(arguments)
+    own = found_place()
+    config = compose_config(name, [text for text in overrides if not text.startswith("hydra")])
+    if own.ranks == 1 or not (started_by_launch() or config.trainer.processes == "outside"):
+        return arguments
+    if multirun:
+        raise UserError("a multirun starts its jobs' processes by itself (trainer=ddp): leave torchrun or srun out")
+    from clipkit import ranks
+    from clipkit.runs.launch import backend_of, end_with_parent
+
+    end_with_parent()
+    ranks.join(own, backend=backend_of(config.trainer))
+    folder = ranks.from_first(lambda: output_folder(name, overrides))
+    return [*arguments, f"hydra.run.dir={_quote(folder)}"]
+
+
+def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line's flags, with their values, and its overrides."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip or argument.startswith("-"):
+            flags.append(argument)
+            skip = not skip and argument in TAKE_A_VALUE
+        else:
+            overrides.append(argument)
+    return flags, overrides
 
 
 def _prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
     """Quote literal values, check everything, and fix the run's folder where `name` or `resume` does."""
     from clipkit.runs.validate import check_command_line
 
-    takes_value = (
-        "--config-dir",
-        "-cd",
-        "--config-name",
-        "-cn",
-        "--config-path",
-        "-cp",
-        "--package",
-        "-p",
-        "--cfg",
-        "-c",
-    )
-    flags, overrides, skip = [], [], False
-    for argument in arguments:
-        if skip or argument.startswith("-"):
-            flags.append(argument)
-            skip = not skip and argument in takes_value
-        else:
-            overrides.append(_literal(argument))
+    flags, given = split_flags(arguments)
+    overrides = [_literal(argument) for argument in given]
     if any(flag in FLAGS_THAT_ONLY_SHOW for flag in flags):
         return arguments
     values = {text.partition("=")[0]: _unquote(text.partition("=")[2]) for text in overrides}
@@ -186,7 +224,9 @@ def _say(error: UserError) -> int:
 
 def _note_failure(config: DictConfig, message: str) -> None:
     """Leave the reason in the run's folder if the run did not come far enough to do so itself."""
+    from clipkit import ranks
+
     folder = Path(str(OmegaConf.select(config, "run_dir") or ""))
-    if folder.is_dir() and not (folder / "run.json").exists():
+    if ranks.rank() == 0 and folder.is_dir() and not (folder / "run.json").exists():
         with suppress(OSError):
             (folder / "run.json").write_text(json.dumps({"status": "failed", "error": message}, indent=1) + "\n")
