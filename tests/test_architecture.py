@@ -61,6 +61,8 @@ def test_only_build_instantiates_configurations() -> None:
 
 def test_commands_read_like_a_table_of_contents() -> None:
     for file in SOURCE.glob("*.py"):
+        if file.stem in FLOORS:
+            continue  # no command
         assert len(file.read_text().splitlines()) < 100, file
 
 

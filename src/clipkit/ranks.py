@@ -23,6 +23,7 @@ __all__ = [
     "first_on_each_machine",
     "from_first",
     "gather",
+    "has_lost_others",
     "highest",
     "in_turns",
     "join",
@@ -171,6 +172,11 @@ def from_first(make: Callable[[], T]) -> T:
     if mistake is not None:
         raise UserError(mistake)
     return value  # type: ignore[no-any-return]  # what `make` made
+
+
+def has_lost_others(error: Exception) -> bool:
+    """Whether an error says no more than that another process is gone."""
+    return ranks() > 1 and (isinstance(error, dist.DistError) or (type(error) is RuntimeError and "gloo" in str(error)))
 
 
 @contextmanager

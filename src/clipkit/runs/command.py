@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from clipkit.errors import UserError
 
-__all__ = ["Failed", "Interrupted", "command", "split_flags"]
+__all__ = ["Failed", "Interrupted", "command", "quoted"]
 
 LITERAL = (
     "labels", "query", "images", "model", "resume", "base", "root", "data.root", "data.val_root", "data.test_root",
@@ -100,6 +100,10 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
             sys.exit(130)
         except Exception as error:
             _note_failure(config, f"{type(error).__name__}: {error}")
+            ranks = _met()
+            if ranks is not None and ranks.has_lost_others(error):
+                print(f"process {ranks.rank()} has lost the others", file=sys.stderr)
+                sys.exit(1)
             if not multirun:
                 raise
             import traceback
@@ -123,7 +127,7 @@ def _meet_others(name: str, arguments: list[str], multirun: bool) -> list[str]:
     from clipkit.runs.compose import compose_config, output_folder
     from clipkit.runs.launch import found_place, started_by_launch
 
-    _, overrides = split_flags(arguments)
+    _, overrides = _split_flags(arguments)
     own = found_place()
     config = compose_config(name, [text for text in overrides if not text.startswith("hydra")])
     if own.ranks == 1 or not (started_by_launch() or config.trainer.processes == "outside"):
@@ -136,10 +140,10 @@ def _meet_others(name: str, arguments: list[str], multirun: bool) -> list[str]:
     end_with_parent()
     ranks.join(own, backend=backend_of(config.trainer))
     folder = ranks.from_first(lambda: output_folder(name, overrides))
-    return [*arguments, f"hydra.run.dir={_quote(folder)}"]
+    return [*arguments, f"hydra.run.dir={quoted(folder)}"]
 
 
-def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """A command line's flags, with their values, and its overrides."""
     flags: list[str] = []
     overrides: list[str] = []
@@ -157,7 +161,7 @@ def _prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
     """Quote literal values, check everything, and fix the run's folder where `name` or `resume` does."""
     from clipkit.runs.validate import check_command_line
 
-    flags, given = split_flags(arguments)
+    flags, given = _split_flags(arguments)
     overrides = [_literal(argument) for argument in given]
     if any(flag in FLAGS_THAT_ONLY_SHOW for flag in flags):
         return arguments
@@ -167,7 +171,7 @@ def _prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
     if not own_configs:  # a folder of the user's own may add options that only Hydra can see
         overrides = check_command_line(name, overrides)
     if values.get("name") not in (None, "null") and "hydra.run.dir" not in values and not multirun:
-        overrides.append(f"hydra.run.dir={_quote(f'outputs/{name}/' + values['name'])}")
+        overrides.append(f"hydra.run.dir={quoted(f'outputs/{name}/' + values['name'])}")
     return [*flags, *overrides]
 
 
@@ -193,7 +197,7 @@ def _continue_run(name: str, overrides: list[str], values: dict[str, str]) -> li
     said = {text.partition("=")[0] for text in overrides}
     drop = {*said, "hydra.run.dir", "name", "overwrite"}
     kept = [text for text in before if text.partition("=")[0] not in drop]
-    return [*kept, *overrides, f"hydra.run.dir={_quote(str(folder))}"]
+    return [*kept, *overrides, f"hydra.run.dir={quoted(str(folder))}"]
 
 
 def _literal(argument: str) -> str:
@@ -202,11 +206,12 @@ def _literal(argument: str) -> str:
     if not equals or key.lstrip("+") not in LITERAL or value in ("", "null") or value[0] in "[{'\"":
         return argument
     if key in LISTS:
-        return f"{key}=[{','.join(_quote(part.strip()) for part in value.split(','))}]"
-    return f"{key}={_quote(value)}"
+        return f"{key}=[{','.join(quoted(part.strip()) for part in value.split(','))}]"
+    return f"{key}={quoted(value)}"
 
 
-def _quote(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as a value on the command line that means just itself."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
     return f"'{escaped}'"
 
@@ -222,11 +227,15 @@ def _say(error: UserError) -> int:
     return 2
 
 
+def _met() -> Any:
+    """`clipkit.ranks` if it has been loaded; else this process is alone, and need not wait for torch to say so."""
+    return sys.modules.get("clipkit.ranks")
+
+
 def _note_failure(config: DictConfig, message: str) -> None:
     """Leave the reason in the run's folder if the run did not come far enough to do so itself."""
-    from clipkit import ranks
-
+    ranks = _met()
     folder = Path(str(OmegaConf.select(config, "run_dir") or ""))
-    if ranks.rank() == 0 and folder.is_dir() and not (folder / "run.json").exists():
+    if (ranks is None or ranks.rank() == 0) and folder.is_dir() and not (folder / "run.json").exists():
         with suppress(OSError):
             (folder / "run.json").write_text(json.dumps({"status": "failed", "error": message}, indent=1) + "\n")

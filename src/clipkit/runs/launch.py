@@ -23,11 +23,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from clipkit.errors import UserError
 from clipkit.ranks import Place
-from clipkit.runs.command import Failed, Interrupted, split_flags
+from clipkit.runs.command import Failed, Interrupted, quoted
+from clipkit.runs.progress import as_typed
 from clipkit.runs.record import mark_failed
 
 __all__ = ["backend_of", "end_with_parent", "found_place", "started_by_launch", "supervise", "wanted"]
@@ -161,7 +163,7 @@ def supervise(config: DictConfig, count: int) -> float | None:
     folder = Path(config.run_dir)
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    line = [sys.executable, "-m", f"clipkit.{Path(sys.argv[0]).stem}", *_arguments(folder)]
+    line = [sys.executable, "-m", f"clipkit.{HydraConfig.get().job.config_name}", *_arguments(folder)]
     port = _free_port()
     children = [_start(line, logs, rank, count, port) for rank in range(count)]
     with _passing_on_signals(children):
@@ -173,24 +175,27 @@ def supervise(config: DictConfig, count: int) -> float | None:
         logs.rmdir()
     if status >= 128:
         raise Interrupted("", status)
+    if message is not None:
+        if (folder / "checkpoints/last.ckpt").is_file():
+            message = f"{message}\nContinue with: python -m clipkit.train resume={as_typed(folder)}"
+        mark_failed(folder, message)
     if status:
-        mark_failed(folder, message or "the run failed")
-        raise Failed(message, status)
+        raise Failed(message, status)  # without a message process 0 has said why, and written it down
     about = json.loads((folder / "run.json").read_text())
     score = about.get("score")
     return None if score is None else float(score)
 
 
 def _arguments(folder: Path) -> list[str]:
-    """The job's own choices: of a multirun those of this job, and its folder."""
-    from hydra.core.hydra_config import HydraConfig
+    """The job's own choices: of a multirun those of this job, and its folder.
 
-    flags, _ = split_flags(sys.argv[1:])
-    kept = [flag for flag in flags if flag not in ("-m", "--multirun")]
+    Not `sys.argv`: a launcher such as submitit runs a job under another command line.
+    """
     said: Any = OmegaConf.to_container(HydraConfig.get().overrides)
     hydra = [text for text in said["hydra"] if not text.lstrip("+~").startswith(SWEEP)]
-    escaped = str(folder.absolute()).replace("\\", "\\\\").replace("'", "\\'")
-    return [*kept, *said["task"], *hydra, f"hydra.run.dir='{escaped}'"]
+    sources = [s.path for s in HydraConfig.get().runtime.config_sources if s.provider == "command-line"]
+    own = [part for path in sources for part in ("--config-dir", str(path))]
+    return [*own, *said["task"], *hydra, f"hydra.run.dir={quoted(str(folder.absolute()))}"]
 
 
 def _start(line: Sequence[str], logs: Path, rank: int, count: int, port: int) -> subprocess.Popen[bytes]:

@@ -195,10 +195,10 @@ class _Reader(Run):
 
 def mark_failed(folder: Path, message: str) -> None:
     """Write down why a run ended that could not do so itself."""
-    about = _read_json(folder / "run.json") or {}
-    if about.get("status", "running") == "running":
-        with suppress(OSError):
-            write_json(folder / "run.json", {**about, "status": "failed", "error": message})
+    with suppress(OSError):
+        write_json(
+            folder / "run.json", {**(_read_json(folder / "run.json") or {}), "status": "failed", "error": message}
+        )
 
 
 def write_json(path: Path, value: Any) -> None:
