@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from clipkit.approaches.base import Approach, Stage
 from clipkit.approaches.frozen import FrozenFeatures
@@ -19,10 +20,23 @@ from clipkit.data.batches import Batch, Served
 from clipkit.data.datamodule import PairData
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
-from clipkit.losses import contrastive_loss, positive_targets, scaled_cosines, soft_targets, supervised_contrastive_loss
+from clipkit.losses import (
+    GroupTargets,
+    PairTargets,
+    SoftTargets,
+    Targets,
+    contrastive_loss,
+    gather_rows,
+    positive_targets,
+    scaled_cosines,
+    sigmoid_loss,
+    supervised_contrastive_loss,
+)
+from clipkit.losses.gather import Shares
 from clipkit.metrics import retrieval_metrics
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import freeze
+from clipkit.ranks import process_group
 
 __all__ = ["Contrastive"]
 
@@ -47,6 +61,10 @@ class Contrastive(Approach):
             targets and a frozen text tower; "auto" takes it in the stages that have both.
         image_contrast: weight of the supervised contrastive loss among the batch's pictures.
         together: put pictures of one group into the same batch.
+        loss: "softmax" (CLIP: which caption is it) or "sigmoid" (SigLIP: is it this caption, asked of each; needs
+            `backbone.logit_bias`, has no soft targets and no text bank).
+        loss_chunk: side of the squares in which the logits of a large batch are worked out; "auto" chooses, null
+            writes all of them out at once. Changes memory and time alone.
     """
 
     def __init__(
@@ -61,10 +79,18 @@ class Contrastive(Approach):
         text_bank: bool | Literal["auto"] = "auto",
         image_contrast: float = 0.0,
         together: bool = False,
+        loss: Literal["softmax", "sigmoid"] = "softmax",
+        loss_chunk: int | Literal["auto"] | None = "auto",
     ) -> None:
         super().__init__(encoder, stages=stages, monitor=monitor)
         if text_bank is True and targets != "multi_positive":
             raise UserError("approach.text_bank=true needs approach.targets=multi_positive")
+        if isinstance(loss_chunk, int) and loss_chunk < 1:
+            raise UserError(f"approach.loss_chunk={loss_chunk}: give a number of rows from 1, auto or null")
+        if loss == "sigmoid":
+            _check_sigmoid(encoder, targets, text_bank)
+            text_bank = False
+        self.loss, self.loss_chunk = loss, loss_chunk
         self.targets, self.positives = targets, tuple(positives)
         self.soft_temperature = soft_temperature
         self.text_bank, self.image_contrast, self.together = text_bank, image_contrast, together
@@ -122,7 +148,7 @@ class Contrastive(Approach):
         """Freeze and unfreeze; serve from the store what this stage leaves frozen."""
         super().enter(name, features)
         data, trained = features.data, self.stage.train
-        freeze(self.encoder, trained)
+        freeze(self.encoder, trained, logit_bias=self.loss == "sigmoid")
         if isinstance(data, StreamData):
             data.serve(Served(self.stage.batch_size))
             return
@@ -154,7 +180,7 @@ class Contrastive(Approach):
                 "heads": heads,
                 "image": encoder.image.model.parameters(),
                 "text": encoder.text.model.parameters(),
-                "logit_scale": [encoder.logit_scale],
+                "logit_scale": [encoder.logit_scale, *([] if encoder.logit_bias is None else [encoder.logit_bias])],
             },
             embedding_weights(encoder),
         )
@@ -171,13 +197,17 @@ class Contrastive(Approach):
             loss = self._batch_loss(image, text, group, scale, owner=batch["text_owner"])
         values = {"train/contrastive": loss.detach()}
         if self.image_contrast > 0:
-            pull = supervised_contrastive_loss(image, group, logit_scale=scale)
+            among = process_group()
+            everyones = Shares.of(group, among).join(group)
+            pull = supervised_contrastive_loss(gather_rows(image, among), everyones, logit_scale=scale)
             loss = loss + self.image_contrast * pull
             values["train/image_contrast"] = pull.detach()
-        size = len(image)
+        size = Shares.of(image, process_group()).total
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=size, prog_bar=True)
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
         self.log("train/logit_scale", scale.detach(), on_step=True, on_epoch=False)
+        if self.loss == "sigmoid" and self.encoder.logit_bias is not None:
+            self.log("train/logit_bias", self.encoder.logit_bias.detach(), on_step=True, on_epoch=False)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -204,13 +234,8 @@ class Contrastive(Approach):
                 "infinity. Lower optimizer.lr, or try trainer.precision=32-true and trainer.gradient_clip_val=1"
             )
         metrics = retrieval_metrics(image, text, **groups, ks=(1, 5))
-        loss = contrastive_loss(
-            image,
-            text,
-            logit_scale=self.encoder.logit_scale.detach().exp().cpu(),
-            image_targets=positive_targets(groups["image_group"], groups["text_group"]),
-            text_targets=positive_targets(groups["text_group"], groups["image_group"]),
-        )
+        with torch.no_grad():
+            loss = self._loss(image, text, self.encoder.logit_scale.exp().cpu(), GroupTargets(**groups))
         recall = (metrics["i2t_recall@1"] + metrics["t2i_recall@1"]) / 2
         self.log("val/loss", loss)
         self.log("val/recall", recall, prog_bar=True)
@@ -238,23 +263,47 @@ class Contrastive(Approach):
 
     def _batch_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor, *, owner: Tensor) -> Tensor:
         """Pictures [B, D] against the batch's captions [M, D]; `owner` [M] is the row of each caption's picture."""
-        to_text: Tensor | None = None  # [B, M]; None, where M = B, is the pair itself
-        to_image: Tensor | None = None  # [M, B]
+        targets: Targets = PairTargets(owner)
         if self.targets == "soft":
             sharpness = scale.detach() if self.soft_temperature is None else scale.new_tensor(1 / self.soft_temperature)
-            to_text, to_image = soft_targets(image, text, logit_scale=sharpness, owner=owner)
+            targets = SoftTargets(sharpness, owner)
         elif self.targets == "multi_positive":
-            to_text, to_image = positive_targets(group, group[owner]), positive_targets(group[owner], group)
-        elif len(text) != len(image):
-            row = torch.arange(len(image), device=owner.device)
-            to_text, to_image = positive_targets(row, owner), positive_targets(owner, row)
-        return contrastive_loss(image, text, logit_scale=scale, image_targets=to_text, text_targets=to_image)
+            targets = GroupTargets(group, group[owner])
+        return self._loss(image, text, scale, targets, among=process_group())
+
+    def _loss(
+        self, image: Tensor, text: Tensor, scale: Tensor, targets: Targets, *, among: ProcessGroup | None = None
+    ) -> Tensor:
+        how: dict[str, Any] = {"logit_scale": scale, "chunk_size": self.loss_chunk, "group": among}
+        if self.loss == "softmax":
+            return contrastive_loss(image, text, targets=targets, **how)
+        bias = self.encoder.logit_bias
+        assert bias is not None, "the constructor checks it"
+        assert not isinstance(targets, SoftTargets), "the constructor refuses them"
+        return sigmoid_loss(image, text, logit_bias=bias.to(scale.device), targets=targets, **how)
 
     def _bank_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor, *, owner: Tensor) -> Tensor:
         """Image→text against every training caption, text→image within the batch."""
+        among = process_group()
+        text_group = group[owner]
+        group, text_group = (Shares.of(part, among).join(part) for part in (group, text_group))
+        image, text = gather_rows(image, among), gather_rows(text, among)
         bank = self.encoder.project_text(self.bank_features)  # [U, D]
         to_bank = scaled_cosines(image, bank, logit_scale=scale).log_softmax(1)  # [B, U]
         to_image = scaled_cosines(text, image, logit_scale=scale).log_softmax(1)  # [M, B]
         image_loss = -(positive_targets(group, self.bank_group) * to_bank).sum(1).mean()
-        text_loss = -(positive_targets(group[owner], group) * to_image).sum(1).mean()
+        text_loss = -(positive_targets(text_group, group) * to_image).sum(1).mean()
         return (image_loss + text_loss) / 2
+
+
+def _check_sigmoid(encoder: DualEncoder, targets: str, text_bank: bool | str) -> None:
+    """Raise a `UserError` for what the sigmoid loss cannot have."""
+    if encoder.logit_bias is None:
+        raise UserError(
+            "approach.loss=sigmoid needs a bias on the logits, and this backbone has none: set backbone.logit_bias=-10 "
+            "and backbone.temperature=0.1 (where SigLIP starts)"
+        )
+    if targets == "soft":
+        raise UserError("approach.loss=sigmoid has no soft targets: set approach.targets=hard or multi_positive")
+    if text_bank is True:
+        raise UserError("approach.loss=sigmoid has no text bank: set approach.text_bank=false or auto")
