@@ -203,8 +203,9 @@ class Contrastive(Approach):
             loss = loss + self.image_contrast * pull
             values["train/image_contrast"] = pull.detach()
         size = Shares.of(image, process_group()).total
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=size, prog_bar=True)
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
+        self.log("train/loss_step", loss.detach(), on_step=True, on_epoch=False)
+        for name, value in ({"train/loss_epoch": loss} | values).items():
+            self.log_mean(name, value, size)
         self.log("train/logit_scale", scale.detach(), on_step=True, on_epoch=False)
         if self.loss == "sigmoid" and self.encoder.logit_bias is not None:
             self.log("train/logit_bias", self.encoder.logit_bias.detach(), on_step=True, on_epoch=False)

@@ -129,11 +129,13 @@ def _meet_others(name: str, arguments: list[str], multirun: bool) -> list[str]:
 
     _, overrides = _split_flags(arguments)
     own = found_place()
-    config = compose_config(name, [text for text in overrides if not text.startswith("hydra")])
-    if own.ranks == 1 or not (started_by_launch() or config.trainer.processes == "outside"):
-        return arguments
-    if multirun:
+    if multirun and own.ranks > 1:
         raise UserError("a multirun starts its jobs' processes by itself (trainer=ddp): leave torchrun or srun out")
+    if multirun or own.ranks == 1:
+        return arguments
+    config = compose_config(name, [text for text in overrides if not text.startswith("hydra")])
+    if not started_by_launch() and config.trainer.processes != "outside":
+        return arguments
     from clipkit import ranks
     from clipkit.runs.launch import backend_of, end_with_parent
 
