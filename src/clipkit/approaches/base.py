@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import Optimizer, Scheduler
 from clipkit.data.datamodule import PairData
+from clipkit.errors import UserError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import Trained
 from clipkit.models.model import Model
@@ -23,7 +24,10 @@ class Stage:
     Args:
         epochs: passes over the training pictures; 0 skips the stage.
         train: which parts of the encoder are trained.
-        batch_size: pictures a batch; accumulate: batches an optimiser step.
+        batch_size: pictures a batch, all of which the loss compares.
+        chunk_size: pictures (and captions) encoded at a time; the loss still compares the whole batch, with exact
+            gradients: memory of a chunk, about a third more time. Null: the whole batch at once.
+        accumulate: batches an optimiser step; each is compared within itself alone.
         optimizer, scheduler: how.
         views: augmented views of each picture that the cache holds where the image tower is frozen; 1 is the
             picture itself alone.
@@ -35,9 +39,14 @@ class Stage:
     batch_size: int
     optimizer: Optimizer
     scheduler: Scheduler
+    chunk_size: int | None = None
     accumulate: int = 1
     views: int = 1
     keep: str = "best"
+
+    def __post_init__(self) -> None:
+        if self.chunk_size is not None and (not isinstance(self.chunk_size, int) or self.chunk_size < 1):
+            raise UserError(f"chunk_size={self.chunk_size}: pictures at a time are expected, 1 or more (null: all)")
 
 
 class Approach(pl.LightningModule):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clipkit.approaches.base import Approach, Stage
+from clipkit.approaches.encoding import check_length_groups, embed, encoding_notes
 from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import embedding_weights
 from clipkit.approaches.positives import positive_groups
@@ -46,6 +47,8 @@ class Contrastive(Approach):
             targets and a frozen text tower; "auto" takes it in the stages that have both.
         image_contrast: weight of the supervised contrastive loss among the batch's pictures.
         together: put pictures of one group into the same batch.
+        text_length_groups: captions of a batch are encoded in this many parts of like length, each cut to its longest;
+            the result is the same. Not for towers that see their padding (SigLIP).
     """
 
     def __init__(
@@ -60,13 +63,16 @@ class Contrastive(Approach):
         text_bank: bool | Literal["auto"] = "auto",
         image_contrast: float = 0.0,
         together: bool = False,
+        text_length_groups: int = 1,
     ) -> None:
         super().__init__(encoder, stages=stages, monitor=monitor)
         if text_bank is True and targets != "multi_positive":
             raise UserError("approach.text_bank=true needs approach.targets=multi_positive")
+        check_length_groups(encoder, text_length_groups)
         self.targets, self.positives = targets, tuple(positives)
         self.soft_temperature = soft_temperature
         self.text_bank, self.image_contrast, self.together = text_bank, image_contrast, together
+        self.text_length_groups = text_length_groups
         self.register_buffer("positive_group", torch.empty(0, dtype=torch.long), persistent=False)
         self.register_buffer("bank_features", torch.empty(0), persistent=False)
         self.register_buffer("bank_group", torch.empty(0, dtype=torch.long), persistent=False)
@@ -104,10 +110,11 @@ class Contrastive(Approach):
                     part.fit(raw)
 
     def notes(self, data: PairData) -> list[str]:
-        """What a stream cannot have, and gets instead."""
-        if not isinstance(data, StreamData):
-            return []
-        said = []
+        """How batches are encoded where that is not plain; what a stream cannot have, and gets instead."""
+        stored = not isinstance(data, StreamData)
+        said = encoding_notes(self.encoder, self.stages, stored=stored, length_groups=self.text_length_groups)
+        if stored:
+            return said
         active = [stage.train for stage in self.stages.values() if stage.epochs > 0]
         if any(trained.image_frozen or trained.text_frozen for trained in active):
             said.append("a stream's features are not stored: frozen towers encode pictures and captions afresh")
@@ -225,16 +232,10 @@ class Contrastive(Approach):
 
     def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """[B, D] and [M, D] embeddings of a batch, from pixels and tokens or from stored features."""
-        encoder, trained = self.encoder, self.stage.train
-        if "trunk" in batch:
-            features = encoder.tail(batch["trunk"], groups=0)
-        else:
-            features = trained.image_features(encoder, batch["image"])
-        if "text_features" in batch:
-            text_features = encoder.text.finish(batch["text_features"])
-        else:
-            text_features = trained.text_features(encoder, batch["text"])
-        return self.encoder.project_image(features), self.encoder.project_text(text_features)
+        stage = self.stage
+        return embed(
+            self.encoder, stage.train, batch, chunk_size=stage.chunk_size, length_groups=self.text_length_groups
+        )
 
     def _meaning(self, batch: Batch) -> Tensor:
         """[B] equal numbers for pictures that mean the same; in a stream those of the batch with the same caption."""

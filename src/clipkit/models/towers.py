@@ -181,6 +181,11 @@ class TextTower(Tower):
 
     tokenizer: Tokenizer
 
+    @property
+    def trims(self) -> bool:
+        """Whether what stands after a text's last token cannot change its feature."""
+        return self.tokenizer.trims
+
     def tokenize(self, texts: list[str]) -> State:
         """Texts -> `input_ids` and `attention_mask` [M, L].
 
