@@ -34,7 +34,9 @@ __all__ = [
     "training_captions",
 ]
 
-NOT_FOR_TRAINER = ("precision", "threads", "frozen_precision", "checkpoint_minutes")  # read by runs/
+NOT_FOR_TRAINER = (  # read by runs/
+    "precision", "threads", "frozen_precision", "checkpoint_minutes", "gradient_checkpointing",
+)  # fmt: skip
 FOR_PEOPLE = ("needs", "provides", "streams")  # read by the command line's check, not by the classes
 DEFAULTS = ("optimizer", "scheduler")
 STREAMED_CAPTIONS = 50_000  # samples of a stream that a tokenizer is trained on
