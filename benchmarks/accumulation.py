@@ -40,8 +40,8 @@ def encoder_of(size: str) -> DualEncoder:
     """A CLIP from scratch, everything trained, with patch dropout and stochastic depth."""
     torch.manual_seed(0)
     vision, width, layers = SIZES[size]
-    drops = {"patch_drop_rate": 0.1, "drop_path_rate": 0.1}
-    image = TimmImageTower("vit_base_patch32_clip_224", image_size=224, model_args={**vision, **drops})
+    arguments = {**vision, "drop_path_rate": 0.1}
+    image = TimmImageTower("vit_base_patch32_clip_224", image_size=224, model_args=arguments, patch_dropout=0.1)
     text = CausalTextTower(width=width, layers=layers, heads=8, mlp=4 * width, tokenizer="bytes", max_length=32)
     encoder = DualEncoder(image, text, projection=partial(LinearProjection, embed_dim=256))
     freeze(encoder.train(), TRAINED)

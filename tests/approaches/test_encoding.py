@@ -28,7 +28,7 @@ from clipkit.models.text_transformer import CausalTextTower
 BERT = {"model_type": "bert", "vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 BERT |= {"intermediate_size": 64, "max_position_embeddings": 128, "pad_token_id": 0, "hidden_dropout_prob": 0.2}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-DROPS = {"patch_drop_rate": 0.5, "proj_drop_rate": 0.2, "drop_path_rate": 0.2}
+DROPS = {"proj_drop_rate": 0.2, "drop_path_rate": 0.2}
 LENGTHS = (3, 40, 1, 17, 25, 2, 60, 9, 33, 5, 12)
 HALVES = [
     Trained(image_groups="all", text_groups="all"),
@@ -41,7 +41,7 @@ HALVES = [
 def vit_and_bert(**text: Any) -> DualEncoder:
     """Both towers and the projections with dropout, pictures with patch dropout too, in float64."""
     torch.manual_seed(0)
-    image = TimmImageTower("test_vit", image_size=32, model_args={"patch_size": 8, **DROPS})
+    image = TimmImageTower("test_vit", image_size=32, patch_dropout=0.5, model_args={"patch_size": 8, **DROPS})
     words = TransformersTextTower(config={**BERT, **text}, max_length=100)
     return DualEncoder(image, words, projection=partial(LinearMLPProjection, embed_dim=16, dropout=0.1)).double()
 
@@ -261,6 +261,8 @@ def test_what_a_person_should_know_of_chunks_is_said() -> None:
 
     cnn, vit = convolutions(), vit_and_bert()
     assert said(cnn, Trained()) == said(vit, HALVES[0], chunk_size=8, groups=3) == []
+    assert "patch_dropout does nothing" in said(vit, Trained(image_groups=1))[0]
+    vit.image.drop_patches(0)
     assert said(vit, Trained(), stored=False, chunk_size=8) == []
     assert "chunk_size does nothing" in said(vit, Trained(), chunk_size=8)[0]
     assert "batch statistics" in said(cnn, HALVES[0], chunk_size=8)[0]

@@ -73,7 +73,7 @@ def check_length_groups(encoder: DualEncoder, count: int) -> None:
 
 
 def encoding_notes(encoder: DualEncoder, stages: Mapping[str, Stage], *, stored: bool, length_groups: int) -> list[str]:
-    """What a person should know of chunks and length groups in these stages.
+    """What a person should know of chunks, length groups and patch dropout in these stages.
 
     Args:
         encoder: the model.
@@ -84,6 +84,8 @@ def encoding_notes(encoder: DualEncoder, stages: Mapping[str, Stage], *, stored:
     active = {name: stage for name, stage in stages.items() if stage.epochs > 0}
     said = []
     for name, stage in active.items():
+        if encoder.image.patch_dropout > 0 and not stage.train.image_whole:
+            said.append(f"stage {name}: patch_dropout does nothing, the image tower's first layers are frozen")
         if stage.chunk_size is None:
             continue
         if stored and stage.train.image_frozen and stage.train.text_frozen:

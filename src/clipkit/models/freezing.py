@@ -60,36 +60,38 @@ class Trained:
 
     def image_trunk(self, encoder: DualEncoder, pixels: Tensor) -> dict[str, Tensor]:
         """What the image tower's trained half begins with, without gradient; the pixels where all of it is trained."""
-        if self._image_whole:
+        if self.image_whole:
             return {"pixels": pixels}
         return encoder.trunk(pixels, groups=int(self.image_groups), end=not self.image_frozen)
 
     def image_tail(self, encoder: DualEncoder, state: dict[str, Tensor]) -> Tensor:
         """[B, F] from what `image_trunk` left, with gradient."""
-        if self._image_whole:
+        if self.image_whole:
             features: Tensor = encoder.image(state["pixels"])
             return features
         return encoder.tail(state, groups=int(self.image_groups))
 
     def text_trunk(self, encoder: DualEncoder, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the text tower's trained half begins with, without gradient; the tokens where all of it is trained."""
-        if self._text_whole:
+        if self.text_whole:
             return tokens
         return encoder.text_trunk(tokens, groups=int(self.text_groups), end=not self.text_frozen)
 
     def text_tail(self, encoder: DualEncoder, state: dict[str, Tensor]) -> Tensor:
         """[M, F] from what `text_trunk` left, with gradient."""
-        if self._text_whole:
+        if self.text_whole:
             features: Tensor = encoder.text(state)
             return features
         return encoder.text_tail(state, groups=int(self.text_groups))
 
     @property
-    def _image_whole(self) -> bool:
+    def image_whole(self) -> bool:
+        """Whether the image tower runs with gradient from its first layer on."""
         return self.image_groups == "all" or self.norms == "all"
 
     @property
-    def _text_whole(self) -> bool:
+    def text_whole(self) -> bool:
+        """Whether the text tower does."""
         return self.text_groups == "all" or self.norms == "all"
 
 
