@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from clipkit.approaches.averaging import AveragedWeights
 from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import Optimizer, Scheduler
 from clipkit.data.datamodule import PairData
@@ -56,14 +57,23 @@ class Approach(pl.LightningModule):
         encoder: the model to train.
         stages: by name, in order; a closed-form method has none.
         monitor: the validation metric that chooses the best weights; its larger values are better.
+        ema: decay of the averaged weights that are validated and handed on (`AveragedWeights`); null: none.
     """
 
-    def __init__(self, encoder: DualEncoder, *, stages: Mapping[str, Stage], monitor: str = "val/recall") -> None:
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        *,
+        stages: Mapping[str, Stage],
+        monitor: str = "val/recall",
+        ema: float | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.stages = dict(stages)
         self.monitor = monitor
         self.stage_name = ""
+        self.average = None if ema is None else AveragedWeights(ema)
         self.strict_loading = False  # checkpoints leave out what was never trained
 
     @property
@@ -106,9 +116,46 @@ class Approach(pl.LightningModule):
             rates = {f"lr/{g['name']}": g["lr"] for g in optimizer.param_groups if "/" not in g.get("name", "/")}
             self.log_dict(rates, on_step=True, on_epoch=False)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The step and all that belongs to it, so that a checkpoint after it finds everything done."""
+        super().optimizer_step(*args, **kwargs)
+        self.encoder.clamp_logit_scale()
+        if self.average is not None:
+            self.average.update(self.trainer.global_step + 1)
+
+    def on_fit_start(self) -> None:
+        """Begin to average, or go on as the checkpoint says."""
+        if self.average is not None:
+            self.average.begin(self)
+
+    def on_validation_start(self) -> None:
+        """Validate the averaged weights."""
+        if self.average is not None:
+            self.average.swap()
+
+    def on_validation_end(self) -> None:
+        """Train on with the others."""
+        if self.average is not None:
+            self.average.swap()
+
+    def on_fit_end(self) -> None:
+        """Hand on the averaged weights."""
+        if self.average is not None:
+            self.average.finish()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take out the average, where there is one."""
+        if self.average is not None and "training_weights" in checkpoint:
+            self.average.load(checkpoint["state_dict"], checkpoint["training_weights"])
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the stage, and leave out towers that no stage so far has trained: they are loaded as they were."""
+        """Name the stage, save averaged weights in place of the others, and leave out towers that were never trained.
+
+        What no stage so far has trained is loaded as it was.
+        """
         checkpoint["stage"] = self.stage_name
+        if self.average is not None:
+            checkpoint["training_weights"] = self.average.save(checkpoint["state_dict"])
         names = list(self.stages)
         begun = [self.stages[name].train for name in names[: names.index(self.stage_name) + 1]]
         untouched = []

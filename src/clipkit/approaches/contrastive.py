@@ -49,6 +49,7 @@ class Contrastive(Approach):
         together: put pictures of one group into the same batch.
         text_length_groups: captions of a batch are encoded in this many parts of like length, each cut to its longest;
             the result is the same. Not for towers that see their padding (SigLIP).
+        ema: decay of averaged weights, which are then validated and handed on.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class Contrastive(Approach):
         image_contrast: float = 0.0,
         together: bool = False,
         text_length_groups: int = 1,
+        ema: float | None = None,
     ) -> None:
-        super().__init__(encoder, stages=stages, monitor=monitor)
+        super().__init__(encoder, stages=stages, monitor=monitor, ema=ema)
         if text_bank is True and targets != "multi_positive":
             raise UserError("approach.text_bank=true needs approach.targets=multi_positive")
         check_length_groups(encoder, text_length_groups)
@@ -155,6 +157,8 @@ class Contrastive(Approach):
     def configure_optimizers(self) -> Any:
         encoder = self.encoder
         heads = [*encoder.image_projection.parameters(), *encoder.text_projection.parameters()]
+        # a fused optimiser takes the loss scale out itself, at its step: too late to clip
+        clips_scaled = self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val is not None
         optimizer = self.stage.optimizer.build(
             {
                 "heads": heads,
@@ -163,6 +167,7 @@ class Contrastive(Approach):
                 "logit_scale": [encoder.logit_scale],
             },
             embedding_weights(encoder),
+            may_fuse=not clips_scaled,
         )
         schedulers = self.stage.scheduler.build(optimizer, self.total_steps())
         return [optimizer], schedulers
@@ -185,9 +190,6 @@ class Contrastive(Approach):
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
         self.log("train/logit_scale", scale.detach(), on_step=True, on_epoch=False)
         return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self.encoder.clamp_logit_scale()
 
     def on_validation_epoch_start(self) -> None:
         self._val = []
