@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
+from torch import Tensor
 
 from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import Optimizer, Scheduler
@@ -47,6 +48,10 @@ class Approach(pl.LightningModule):
         encoder: the model to train.
         stages: by name, in order; a closed-form method has none.
         monitor: the validation metric that chooses the best weights; its larger values are better.
+
+    Attributes:
+        against_chance: the last training batch's loss (without gradient), and what a model that cannot tell anything
+            apart would have scored; None where that is not known.
     """
 
     def __init__(self, encoder: DualEncoder, *, stages: Mapping[str, Stage], monitor: str = "val/recall") -> None:
@@ -55,6 +60,7 @@ class Approach(pl.LightningModule):
         self.stages = dict(stages)
         self.monitor = monitor
         self.stage_name = ""
+        self.against_chance: tuple[Tensor, float] | None = None
         self.strict_loading = False  # checkpoints leave out what was never trained
 
     @property

@@ -3,6 +3,7 @@
 Run: python -m clipkit.train approach=contrastive data=emoji
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from clipkit.losses import contrastive_loss, positive_targets, scaled_cosines, s
 from clipkit.metrics import retrieval_metrics
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import freeze
+from clipkit.ranks import ranks
 
 __all__ = ["Contrastive"]
 
@@ -169,6 +171,7 @@ class Contrastive(Approach):
         else:
             loss = self._batch_loss(image, text, group, scale, owner=batch["text_owner"])
         values = {"train/contrastive": loss.detach()}
+        self.against_chance = loss.detach(), self._chance(len(image), len(text))
         if self.image_contrast > 0:
             pull = supervised_contrastive_loss(image, group, logit_scale=scale)
             loss = loss + self.image_contrast * pull
@@ -235,6 +238,11 @@ class Contrastive(Approach):
         else:
             text_features = trained.text_features(encoder, batch["text"])
         return self.encoder.project_image(features), self.encoder.project_text(text_features)
+
+    def _chance(self, images: int, texts: int) -> float:
+        """The loss of equal logits, whatever the targets: the mean logarithm of how many there are to choose from."""
+        among_texts = len(self.bank_features) or texts * ranks()
+        return (math.log(among_texts) + math.log(images * ranks())) / 2
 
     def _meaning(self, batch: Batch) -> Tensor:
         """[B] equal numbers for pictures that mean the same; in a stream those of the batch with the same caption."""

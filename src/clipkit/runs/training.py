@@ -18,6 +18,7 @@ from clipkit.runs.metrics_file import MetricsFile
 from clipkit.runs.progress import console
 from clipkit.runs.record import Run
 from clipkit.runs.training_progress import TrainingProgress
+from clipkit.runs.watchdogs import Watchdog
 
 __all__ = ["train_stages"]
 
@@ -60,11 +61,14 @@ def train_stages(
             minutes=config.trainer.checkpoint_minutes,
             signals=signals,
         )
+        watchdog = Watchdog(run.folder, name, on_alarm=run.alarm)
         torch.manual_seed(_stage_seed(config.seed, name))
         approach.to(device)  # a stage before left it on the CPU
         approach.enter(name, features)
         stage = approach.stages[name]
-        trainer = _trainer(config, stage.epochs, stage.accumulate, [progress, writer], [metrics_file, *loggers])
+        trainer = _trainer(
+            config, stage.epochs, stage.accumulate, [watchdog, progress, writer], [metrics_file, *loggers]
+        )
         if path is not None and resumed is not None:
             console.print(f"  resumed: stage {name} after optimiser step {resumed[1]['global_step']:,}")
         console.print(f"[bold]stage {name}[/bold]: {_describe(approach, name, features)}", soft_wrap=True)
