@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "write_json"]
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "transformers", "numpy", "scikit-learn", "hydra-core")
-CARRIED = ("packed", "alarms")  # from what was stopped to what continues it
+CARRIED = ("packed", "alarms", "performance")  # from what was stopped to what continues it
 MAY_CHANGE = (
     "resume",
     "overwrite",

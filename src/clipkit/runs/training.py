@@ -17,6 +17,7 @@ from clipkit.runs.machine import training_precision
 from clipkit.runs.metrics_file import MetricsFile
 from clipkit.runs.progress import console
 from clipkit.runs.record import Run
+from clipkit.runs.throughput import Throughput
 from clipkit.runs.training_progress import TrainingProgress
 from clipkit.runs.watchdogs import Watchdog
 
@@ -46,15 +47,14 @@ def train_stages(
     approach.prepare(features)
     active = [name for name, stage in approach.stages.items() if stage.epochs > 0]
     reached = active.index(resumed[1]["stage"]) if resumed is not None else 0
-    throughput: dict[str, float] = {}
-    waiting: dict[str, float] = {}
     best: float | None = None
     for index, name in enumerate(active):
         if index < reached:
             continue
         path = resumed[0] if resumed is not None and index == reached else None
         metrics_file.begin(name, resumed[1]["global_step"] if resumed is not None and path is not None else 0)
-        progress = TrainingProgress(name, approach.monitor)
+        throughput = Throughput()
+        progress = TrainingProgress(name, approach.monitor, throughput)
         writer = CheckpointWriter(
             run.folder / "checkpoints",
             monitor=approach.monitor,
@@ -66,9 +66,8 @@ def train_stages(
         approach.to(device)  # a stage before left it on the CPU
         approach.enter(name, features)
         stage = approach.stages[name]
-        trainer = _trainer(
-            config, stage.epochs, stage.accumulate, [watchdog, progress, writer], [metrics_file, *loggers]
-        )
+        callbacks = [watchdog, writer, throughput, progress]  # in this order: what is wrong must not be saved
+        trainer = _trainer(config, stage.epochs, stage.accumulate, callbacks, [metrics_file, *loggers])
         if path is not None and resumed is not None:
             console.print(f"  resumed: stage {name} after optimiser step {resumed[1]['global_step']:,}")
         console.print(f"[bold]stage {name}[/bold]: {_describe(approach, name, features)}", soft_wrap=True)
@@ -82,10 +81,8 @@ def train_stages(
             if stage.keep == "best":
                 content = load_checkpoint(run.folder / "checkpoints" / "best.ckpt")
                 approach.load_state_dict(content["state_dict"], strict=False)
-        throughput[name] = round(progress.pairs_per_second, 1)
-        waiting[name] = round(sum(progress.waiting) / max(1, len(progress.waiting)), 3)
-        run.note(pairs_per_s=throughput, waiting_for_data=waiting)
-        _log_performance(trainer, name, progress)
+        measured = {**throughput.stage, "by_epoch": throughput.by_epoch}
+        run.note(performance={**run.about.get("performance", {}), name: measured})
     signals.wait_for_step = False
     return [metrics_file, *loggers], best
 
@@ -121,9 +118,3 @@ def _describe(approach: Approach, name: str, features: FrozenFeatures) -> str:
     if features.data.served.image_features is not None:
         source = f"stored features, {stage.views} view{'s' if stage.views > 1 else ''} of each picture"
     return f"{stage.epochs} epochs of {count:,} pictures ({source}), {trained / 1e6:.2f} M weights trained"
-
-
-def _log_performance(trainer: pl.Trainer, name: str, progress: TrainingProgress) -> None:
-    for logger in trainer.loggers:
-        logger.log_metrics({"perf/pairs_per_s": progress.pairs_per_second}, step=trainer.global_step)
-        logger.save()
