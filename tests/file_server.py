@@ -106,9 +106,12 @@ class _Handler(BaseHTTPRequestHandler):
         cut = file.cut.pop(0) if file.cut else None
         end = len(body) if cut is None else min(cut, len(body))
         while seen.sent < end:
+            stop = min(seen.sent + 4096, end)
             if file.hold is not None and seen.sent >= file.hold:
                 file.release.wait(60)
-            piece = body[seen.sent : min(seen.sent + 4096, end)]
+            elif file.hold is not None:
+                stop = min(stop, file.hold)
+            piece = body[seen.sent : stop]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if file.length == -1 else piece)
             seen.sent += len(piece)
         if file.length == -1 and cut is None:

@@ -3,6 +3,7 @@
 Run: python -m clipkit.train                      the embedded set and towers that need no hub
      python -m clipkit.train --help               the groups and keys
      python -m clipkit.train resume=RUN_FOLDER    continue
+     python -m clipkit.train trainer=ddp          on every GPU of the machine
 """
 
 from omegaconf import DictConfig
@@ -20,10 +21,11 @@ def main(config: DictConfig) -> float | None:
     from clipkit.data.manifest import write_manifest
     from clipkit.features import FeatureStore
     from clipkit.models.folder import save_model
-    from clipkit.runs import build, machine, results
+    from clipkit.ranks import first_on_each_machine
+    from clipkit.runs import build, launch, machine, results
     from clipkit.runs.checkpoints import StopSignals
     from clipkit.runs.progress import ProgressReporter
-    from clipkit.runs.record import Run
+    from clipkit.runs.record import open_run
     from clipkit.runs.tokenizers import settle_tokenizer
     from clipkit.runs.training import train_stages
 
@@ -31,8 +33,11 @@ def main(config: DictConfig) -> float | None:
     build.resolve_stages(config, overrides)
     machine.check_accelerator(config.trainer)
     results.choose_evaluators(config.evaluators)
+    processes = launch.wanted(config.trainer)
+    if processes > 1:
+        return launch.supervise(config, processes)
     machine.prepare_machine(config.trainer.threads)
-    run = Run(config, overrides, resume=config.resume is not None)
+    run = open_run(config, overrides, resume=config.resume is not None)
     if run.finished:
         results.show_finished(run)
         return None
@@ -40,7 +45,8 @@ def main(config: DictConfig) -> float | None:
     with signals.watching(), run.recording():
         machine.set_seed(config.seed)
         device = machine.choose_device(config.trainer.accelerator)
-        notes = settle_tokenizer(config)
+        with first_on_each_machine():
+            notes = settle_tokenizer(config)
         encoder = build.build_encoder(config)
         encoder.spec(towers=config.save.towers)  # what cannot be saved so is said now
         encoder.frozen_dtype = machine.frozen_dtype(config.trainer.frozen_precision)
@@ -50,7 +56,7 @@ def main(config: DictConfig) -> float | None:
             broken, total = data.find_broken(packed=run.about.get("packed"), on_progress=progress)
         refuse_if_broken(broken, total, data.max_broken, run.write_broken(broken))
         run.note(packed=data.packed)
-        if data.choice is not None:
+        if data.choice is not None and run.writes:
             write_manifest(run.folder / "manifest.json", data.records, data.choice)
         notes = [
             *data.records.notes,
@@ -72,13 +78,16 @@ def main(config: DictConfig) -> float | None:
         approach.to(device)  # Lightning leaves it on the CPU
         approach.finish(features)
         model = approach.model(data.templates)
-        save_model(model, run.folder / "model", **config.save)
+        if run.writes:
+            save_model(model, run.folder / "model", **config.save)
         result, said = results.evaluate_training(model, data, config.evaluators)
         notes += said
+        if not run.writes:
+            return score  # process 0 writes down what all have found
         result.figures = results.training_curves(run.folder) | result.figures
         run.note_cost()
         results.write_everything(run, config, result, title=results.title(config), loggers=loggers, notes=notes)
-        run.finish()
+        run.finish(score=score)
         results.closing_table(results.title(config), result.metrics, results.places(run))
     return score
 

@@ -122,14 +122,14 @@ def test_a_step_changes_what_is_trained_and_nothing_else_and_logs_finite_numbers
     assert any(name.startswith("image.") for name in changed) == (train.image_groups != 0)
     assert any(name.startswith("text.") for name in changed) == (train.text_groups != 0)
     assert ("image_projection.linear.weight" in changed) == train.projections
-    assert {"train/loss", "val/loss", "val/recall"} <= logged.keys()
+    assert {"train/loss_epoch", "val/loss", "val/recall"} <= logged.keys()
     assert all(math.isfinite(value) for value in logged.values())
     assert 0 <= logged["val/recall"] <= 1
 
 
 def test_training_the_heads_learns_the_pictures_by_heart(tmp_path: Path) -> None:
     logged = fit(*training(tmp_path, Trained(), standardize=True), epochs=25)
-    assert logged["train/loss"] < math.log(29) / 2  # embeddings that say nothing cost ln 29
+    assert logged["train/loss_epoch"] < math.log(29) / 2  # embeddings that say nothing cost ln 29
 
 
 def test_the_temperature_never_leaves_its_bounds(tmp_path: Path) -> None:
@@ -272,4 +272,4 @@ def test_all_captions_of_a_picture_stand_in_its_batch_in_every_kind_of_stage(
 def test_learning_all_captions_by_heart_lowers_the_loss(tmp_path: Path) -> None:
     options: dict[str, Any] = {"targets": "hard", "captions": "all", "standardize": True}
     logged = fit(*training(tmp_path, Trained(), **options), epochs=25)
-    assert logged["train/loss"] < (math.log(29) + math.log(58)) / 4  # half of what saying nothing costs
+    assert logged["train/loss_epoch"] < (math.log(29) + math.log(58)) / 4  # half of what saying nothing costs

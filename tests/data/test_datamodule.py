@@ -1,5 +1,6 @@
 """Batches: what training pictures go through, in which process, and what it costs."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,8 @@ def test_workers_do_not_copy_the_table(folder: Path) -> None:
     """What a worker has for itself does not grow with the table: 400,000 records weigh about 70 MB."""
 
     def own_memory(count: int) -> float:
+        gc.collect()
+        gc.freeze()  # else a collection in the worker touches, and copies, whatever this process holds
         rows = (Record(f"{n % 24:02d}.jpg", (f"caption number {n} of a long table of pictures",)) for n in range(count))
         records = Records.from_records(rows, reader=FolderReader(folder))
         module = data(records, augmentation="clip", workers=1)
@@ -174,6 +177,7 @@ def test_workers_do_not_copy_the_table(folder: Path) -> None:
         for _ in range(12):
             next(batches)
         (worker,) = set(psutil.Process(os.getpid()).children()) - before
+        gc.unfreeze()
         return worker.memory_full_info().uss / 1e6
 
     own_memory(2_000)  # what the first worker of a process adds, such as code that is loaded on first use

@@ -3,7 +3,7 @@
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from pathlib import Path
 
 import pytest
@@ -143,17 +143,22 @@ def test_a_damaged_archive_is_removed_if_it_came_from_the_server(server: FileSer
     assert set(visible(own)) == {"set.zip"}
 
 
+def wait_for(something: Sized) -> None:
+    deadline = time.monotonic() + 60
+    while not something:
+        assert time.monotonic() < deadline, "nothing came in a minute"
+        time.sleep(0.01)
+
+
 def test_of_two_at_once_the_second_waits_and_finds_it_done(server: FileServer, tmp_path: Path) -> None:
     root, said, outcomes = tmp_path / "root", list[str](), list[Outcome]()
     server.files["/set.zip"].hold = 100
     first = threading.Thread(target=lambda: outcomes.append(fetch_item(item(server), root)))
     first.start()
-    while not server.log:
-        time.sleep(0.01)
+    wait_for(server.log)
     second = threading.Thread(target=lambda: outcomes.append(fetch_item(item(server), root, say=said.append)))
     second.start()
-    while not said:
-        time.sleep(0.01)
+    wait_for(said)
     server.files["/set.zip"].release.set()
     first.join(30)
     second.join(30)

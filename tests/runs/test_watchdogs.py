@@ -111,6 +111,17 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint_before
     assert checkpoint.read_bytes() == before
 
 
+@pytest.mark.slow
+def test_two_processes_stop_together_and_list_the_pictures_of_both(clipkit: Command) -> None:
+    diverging = ("backbone.image.name=test_vit", "optimizer.lr=1e30", "scheduler.warmup=0")
+    done = clipkit.together(2, *RECIPE, *diverging, "name=nan")
+    assert [process.returncode for process in done] == [2, 2], done[0].stdout + done[0].stderr
+    assert "the training loss is nan" in done[0].stderr
+    folder = clipkit.folder / "outputs/train/nan"
+    for batch in json.loads((folder / "bad_batch.json").read_text())["batches"]:
+        assert 14 <= len({picture["image_id"] for picture in batch["pictures"]}) <= 16
+
+
 def test_a_run_that_collapses_is_told_so_once(clipkit: Command) -> None:
     collapsing = ("optimizer.lr=1", "scheduler=constant", "scheduler.warmup=0", "approach.stages.towers.epochs=14")
     done = clipkit("train", *TINY, *collapsing, "approach.stages.towers.batch_size=16", "evaluators=[]",

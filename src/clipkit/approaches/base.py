@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
 from clipkit.approaches.frozen import FrozenFeatures
@@ -62,6 +63,7 @@ class Approach(pl.LightningModule):
         self.stage_name = ""
         self.against_chance: tuple[Tensor, float] | None = None
         self.strict_loading = False  # checkpoints leave out what was never trained
+        self._sums: dict[str, tuple[Tensor, int]] = {}
 
     @property
     def stage(self) -> Stage:
@@ -97,15 +99,36 @@ class Approach(pl.LightningModule):
         batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
         return int(-(-batches // trainer.accumulate_grad_batches) * self.stage.epochs)
 
+    def log_mean(self, name: str, value: Tensor, size: int) -> None:
+        """Add a batch's value to the epoch's mean, weighted by `size`; logged as `name` at the end of the epoch.
+
+        Lightning's own means begin anew when a run is resumed inside an epoch; these are part of the checkpoint.
+        """
+        total, weight = self._sums.get(name, (torch.zeros((), dtype=torch.float64), 0))
+        self._sums[name] = (total.to(value.device) + value.detach().double() * size, weight + size)
+
+    def on_train_epoch_start(self) -> None:
+        """The means begin anew: not called where a run is resumed inside an epoch."""
+        self._sums = {}
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict({name: (total / weight).float() for name, (total, weight) in self._sums.items()})
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Log each group's learning rate."""
         for optimizer in self.trainer.optimizers:
             rates = {f"lr/{g['name']}": g["lr"] for g in optimizer.param_groups if "/" not in g.get("name", "/")}
             self.log_dict(rates, on_step=True, on_epoch=False)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the means of the epoch that was begun."""
+        sums = checkpoint["epoch_sums"].items()
+        self._sums = {name: (torch.tensor(total, dtype=torch.float64), weight) for name, (total, weight) in sums}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the stage, and leave out towers that no stage so far has trained: they are loaded as they were."""
         checkpoint["stage"] = self.stage_name
+        checkpoint["epoch_sums"] = {name: [total.item(), weight] for name, (total, weight) in self._sums.items()}
         names = list(self.stages)
         begun = [self.stages[name].train for name in names[: names.index(self.stage_name) + 1]]
         untouched = []

@@ -15,6 +15,7 @@ from clipkit.data.images import fingerprint
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.features import FeatureStore, tensors_fingerprint
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.ranks import first_on_each_machine
 
 __all__ = ["FrozenFeatures"]
 
@@ -119,7 +120,7 @@ class FrozenFeatures:
     def _run(
         self, key: dict[str, Any], shape: tuple[int, ...], encode: Callable[[], Iterator[NDArray[np.float32]]]
     ) -> NDArray[np.float32]:
-        with self._evaluating():
+        with self._evaluating(), first_on_each_machine():
             return self.store.get(key, shape, encode)
 
     @contextmanager

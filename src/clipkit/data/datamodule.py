@@ -24,6 +24,7 @@ from clipkit.data.randomness import uniform
 from clipkit.data.records import Records
 from clipkit.data.sampling import EpochBatches, ResumableLoader, as_it_is
 from clipkit.errors import UserError
+from clipkit.ranks import first_on_each_machine, rank, ranks
 
 __all__ = ["PairData"]
 
@@ -119,7 +120,8 @@ class PairData(LightningDataModule):
             )
         else:
             cache = None if self.cache_dir is None else self.cache_dir / "checked"
-            checked = check_pictures(self.all_records, cache=cache, threads=threads, on_progress=on_progress)
+            with first_on_each_machine():
+                checked = check_pictures(self.all_records, cache=cache, threads=threads, on_progress=on_progress)
             records, broken = checked.readable, checked.broken
         self.all_records = records
         self._pixels = Pixels(records, self.preprocess, memory=memory)
@@ -199,7 +201,12 @@ class PairData(LightningDataModule):
             raise UserError(f"{records.name} has no pictures to train on")
         self._source().prepare(self.augment)
         batches = EpochBatches(
-            records.groups, batch_size=self.served.batch_size, seed=self.seed, together=self.served.together
+            records.groups,
+            batch_size=self.served.batch_size,
+            seed=self.seed,
+            together=self.served.together,
+            rank=rank(),
+            ranks=ranks(),
         )
         return ResumableLoader(
             PairDataset(self, records, "train"),
@@ -214,9 +221,12 @@ class PairData(LightningDataModule):
         return self._ordered(records, "val") if len(records) else []
 
     def _ordered(self, records: Records, split: str) -> DataLoader[Batch]:
+        """Every picture once, in order. Of several processes each has every so many-th batch; where there are fewer
+        batches than processes, some see the last one again."""
         rows = range(len(records))
-        size = max(self.served.batch_size, 64)
+        size = min(max(self.served.batch_size, 64), max(1, len(rows) // ranks()))
         chunks = [[(0, row) for row in rows[start : start + size]] for start in range(0, len(rows), size)]
+        chunks = chunks[rank() :: ranks()] or chunks[-1:]
         dataset = PairDataset(self, records, split)
         return DataLoader(
             dataset,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from clipkit.data.records import Records
 from clipkit.errors import UserError
+from clipkit.ranks import place
 
 __all__ = [
     "DECODE_ERRORS",
@@ -105,8 +106,12 @@ def reason_of(error: Exception) -> str:
 
 
 def available_cores() -> int:
-    """The cores that this process may use: containers and job systems often allow fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use: containers and job systems often allow fewer than the machine has.
+
+    Processes that train together on one machine share them.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // place().local_ranks)
 
 
 def in_order(work: Callable[[In], Out], items: Iterable[In], *, threads: int, ahead: int = 8) -> Iterator[Out]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from clipkit.data.randomness import permutation
+from clipkit.errors import UserError
 
 __all__ = ["EpochBatches", "ResumableLoader", "as_it_is"]
 
@@ -18,13 +19,24 @@ class EpochBatches:
 
     Args:
         groups: [N] integers, one a row.
-        batch_size: the most rows a batch has (with `together`, a group's size more).
+        batch_size: the most rows a batch has (with `together`, a group's size more), over all processes together.
         seed: of the shuffling.
         together: keep rows of one group side by side, so that they meet in a batch.
+        rank, ranks: of the processes that train together this one has number `rank`, and a share of each batch.
     """
 
-    def __init__(self, groups: NDArray[np.int64], *, batch_size: int, seed: int, together: bool = False) -> None:
+    def __init__(
+        self,
+        groups: NDArray[np.int64],
+        *,
+        batch_size: int,
+        seed: int,
+        together: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
         self.groups, self.batch_size, self.seed, self.together = groups, batch_size, seed, together
+        self.rank, self.ranks = rank, ranks
         self.epoch = 0
         self.start = 0  # batches of this epoch that were already used (after a resume)
 
@@ -55,9 +67,16 @@ class EpochBatches:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         rows = self.order(self.epoch)
         cuts = self._cuts(self.groups[rows])
+        fewest = int(np.diff(cuts).min())
+        if fewest < self.ranks:
+            raise UserError(
+                f"a batch of {fewest} picture{'s' if fewest > 1 else ''} cannot be shared by {self.ranks} processes: "
+                "take a larger batch_size, more pictures, or fewer trainer.devices"
+            )
         start, self.start = self.start, 0
         for batch in range(start, len(self)):
-            yield [(self.epoch, int(row)) for row in rows[cuts[batch] : cuts[batch + 1]]]
+            share = np.array_split(rows[cuts[batch] : cuts[batch + 1]], self.ranks)[self.rank]
+            yield [(self.epoch, int(row)) for row in share]
 
     def _cuts(self, groups: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where batches begin and end in the ordered rows; with `together`, moved on to the end of a group."""

@@ -24,6 +24,7 @@ from clipkit.data.sampling import EpochBatches, ResumableLoader
 from clipkit.data.stream_order import Fault, Reader, StreamOrder
 from clipkit.data.tar_samples import Sample, captions_of, decode_picture, picture_of, stable_hash
 from clipkit.errors import UserError
+from clipkit.ranks import gather
 
 __all__ = ["StreamBatches", "StreamDataset", "StreamLoader", "Tally"]
 
@@ -233,22 +234,20 @@ class StreamLoader(ResumableLoader):
         self.tally.check(at_end=True)
 
     def state_dict(self) -> dict[str, Any]:
+        """The places and tallies of all processes: every one of them must ask."""
         reader = self.batches.readers[0]
-        return {
-            **super().state_dict(),
-            "readers": [reader.rank, reader.ranks, reader.workers],
-            "passed": dict(self.batches.passed),
-            "tally": self.tally.state(),
-        }
+        own = {"passed": dict(self.batches.passed), "tally": self.tally.state()}
+        return {**super().state_dict(), "readers": [reader.ranks, reader.workers], "of_ranks": gather(own)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         reader = self.batches.readers[0]
-        own = state.get("readers") == [reader.rank, reader.ranks, reader.workers]
-        # a checkpoint holds the places of the process that wrote it: others make their used batches again
-        self.batches.passed = dict(state["passed"]) if own else {}
-        if own:
-            self.tally.restore(state["tally"])
+        known = state["readers"] == [reader.ranks, reader.workers]
+        own = state["of_ranks"][reader.rank] if known else None
+        # places of other readers say nothing: these make their used batches again
+        self.batches.passed = dict(own["passed"]) if own is not None else {}
+        if own is not None:
+            self.tally.restore(own["tally"])
 
 
 class Tally:

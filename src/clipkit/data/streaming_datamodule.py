@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.distributed
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from clipkit.data.shards import Shards
 from clipkit.data.stream_order import EpochPlan, Reader, StreamOrder
 from clipkit.data.streaming import Request, StreamBatches, StreamDataset, StreamLoader, Tally
 from clipkit.errors import UserError
+from clipkit.ranks import rank, ranks
 
 __all__ = ["StreamData"]
 
@@ -100,12 +100,15 @@ class StreamData(PairData):
         return self._broken_in_tables, total
 
     def train_dataloader(self) -> StreamLoader:
-        together = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank, ranks = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if together else (0, 1)
-        dataset = self._dataset(self.served.batch_size, ranks)
+        if self.served.batch_size % ranks():
+            raise UserError(
+                f"a stream's batches of {self.served.batch_size} cannot be shared evenly by {ranks()} processes: take "
+                "a batch_size that they divide"
+            )
+        dataset = self._dataset(self.served.batch_size // ranks(), ranks())
         return StreamLoader(
             dataset,
-            StreamBatches(dataset.order, rank=rank, workers=max(1, self.workers)),
+            StreamBatches(dataset.order, rank=rank(), workers=max(1, self.workers)),
             self.tally,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),

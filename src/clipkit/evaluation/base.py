@@ -16,6 +16,7 @@ from torch import Tensor
 from clipkit.data.datamodule import PairData
 from clipkit.data.records import Records
 from clipkit.models.model import Model
+from clipkit.ranks import in_turns
 
 __all__ = ["Evaluator", "Part", "Result", "evaluate"]
 
@@ -32,6 +33,8 @@ class Result:
 class Part:
     """One split (or one subset of it) as the model sees it; embeddings are computed once, when first asked for.
 
+    Several processes share the work, so each of them must ask.
+
     Args:
         model: the model in question.
         data: where the pixels come from.
@@ -47,13 +50,16 @@ class Part:
     @cached_property
     def image_features(self) -> Tensor:
         """[N, F] before the projection."""
-        parts, ids = [], self.records.image_ids
+        ids = self.records.image_ids
+
+        def features(start: int) -> Tensor:
+            pixels = self.data.pixels(ids[start : start + 64]).to(self.model.device)
+            found = self.model.encoder.image_features(pixels).float().cpu()
+            self.on_progress("pictures", min(start + 64, len(ids)), len(ids))
+            return found
+
         with torch.inference_mode():
-            for start in range(0, len(ids), 64):
-                pixels = self.data.pixels(ids[start : start + 64]).to(self.model.device)
-                parts.append(self.model.encoder.image_features(pixels).float().cpu())
-                self.on_progress("pictures", min(start + 64, len(ids)), len(ids))
-        return torch.cat(parts)
+            return torch.cat(in_turns(range(0, len(ids), 64), features))
 
     @cached_property
     def image_embeds(self) -> Tensor:
@@ -65,7 +71,12 @@ class Part:
     def text_embeds(self) -> Tensor:
         """[M, D] of all captions, in order; equal captions have equal rows."""
         texts, index = self.records.caption_texts
-        return self.model.encode_text(texts.to_pylist()).cpu()[torch.from_numpy(index)]
+        listed = texts.to_pylist()
+
+        def embeds(start: int) -> Tensor:
+            return self.model.encode_text(listed[start : start + 256]).cpu()
+
+        return torch.cat(in_turns(range(0, len(listed), 256), embeds))[torch.from_numpy(index)]
 
     @cached_property
     def text_owner(self) -> Tensor:

@@ -123,11 +123,11 @@ class DualEncoder(nn.Module):
 
     def project_image(self, features: Tensor) -> Tensor:
         """[B, F] image features -> [B, D], rows of unit length."""
-        return normalize(self.image_projection(features).float(), dim=-1)
+        return _unit_rows(self.image_projection(features))
 
     def project_text(self, features: Tensor) -> Tensor:
         """[M, F] text features -> [M, D], rows of unit length."""
-        return normalize(self.text_projection(features).float(), dim=-1)
+        return _unit_rows(self.text_projection(features))
 
     def logits(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
         """[B, D] and [M, D], rows of unit length -> scaled cosines [B, M], plus the bias if the model has one."""
@@ -170,6 +170,10 @@ class DualEncoder(nn.Module):
             "max_logit_scale": self.max_logit_scale,
             "logit_bias": None if self.logit_bias is None else 0.0,
         }
+
+
+def _unit_rows(embeds: Tensor) -> Tensor:
+    return normalize(embeds if embeds.dtype == torch.float64 else embeds.float(), dim=-1)
 
 
 def _projection_spec(projection: Any) -> dict[str, Any]:

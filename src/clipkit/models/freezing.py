@@ -24,7 +24,7 @@ class Trained:
         norms: which norms beside those of the trained groups: "groups" none, "final" what follows the last group,
             "all" every norm of both towers.
         projections: the two projections.
-        logit_scale: the temperature.
+        logit_scale: the temperature, and with it the bias of a sigmoid loss.
         depthwise: depthwise convolutions of the trained groups too. They are 2 % of EfficientNet's weights, and their
             gradients most of its backward time on a CPU.
     """
@@ -69,8 +69,14 @@ class Trained:
         return encoder.text_tail(state, groups=groups)
 
 
-def freeze(encoder: DualEncoder, trained: Trained) -> None:
+def freeze(encoder: DualEncoder, trained: Trained, *, logit_bias: bool = False) -> None:
     """Set `requires_grad` throughout the encoder, and eval mode for what is frozen.
+
+    Args:
+        encoder: the model.
+        trained: what is trained.
+        logit_bias: the loss uses the encoder's `logit_bias`, which is then trained with the temperature. Otherwise it
+            stays as it is: DistributedDataParallel stops at trained weights that no loss depends on.
 
     Raises:
         UserError: a tower has fewer groups than asked for, or cannot be split at all.
@@ -95,6 +101,8 @@ def freeze(encoder: DualEncoder, trained: Trained) -> None:
     encoder.image_projection.requires_grad_(trained.projections)
     encoder.text_projection.requires_grad_(trained.projections)
     encoder.logit_scale.requires_grad_(trained.logit_scale)
+    if encoder.logit_bias is not None:
+        encoder.logit_bias.requires_grad_(trained.logit_scale and logit_bias)
     encoder.train(encoder.training)
 
 

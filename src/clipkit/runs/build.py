@@ -34,7 +34,9 @@ __all__ = [
     "training_captions",
 ]
 
-NOT_FOR_TRAINER = ("precision", "threads", "frozen_precision", "checkpoint_minutes")  # read by runs/
+NOT_FOR_TRAINER = (  # read by runs/
+    "precision", "threads", "frozen_precision", "checkpoint_minutes", "checkpoint_steps", "devices", "processes",
+)  # fmt: skip
 FOR_PEOPLE = ("needs", "provides", "streams")  # read by the command line's check, not by the classes
 DEFAULTS = ("optimizer", "scheduler")
 STREAMED_CAPTIONS = 50_000  # samples of a stream that a tokenizer is trained on
@@ -185,7 +187,7 @@ def build_trainer(config: DictConfig, **settings: Any) -> "pl.Trainer":
     options = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(options, dict)
     plain = {str(key): value for key, value in options.items() if key not in NOT_FOR_TRAINER}
-    trainer = _instantiate(OmegaConf.create({**plain, "_partial_": True}))(**settings)
+    trainer = _instantiate(OmegaConf.create({**plain, "_partial_": True}))(**{"devices": 1, **settings})
     assert isinstance(trainer, pl.Trainer)
     return trainer
 

@@ -17,14 +17,18 @@ import torch
 
 from clipkit.approaches.base import Approach
 from clipkit.errors import UserError
+from clipkit.ranks import broadcast, gather, highest, rank, ranks
 from clipkit.runs.command import Interrupted
 from clipkit.runs.progress import as_typed
 
 __all__ = ["CheckpointWriter", "StopSignals", "load_checkpoint", "newest_checkpoint"]
 
 
+STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
 class StopSignals:
-    """Ctrl-C and SIGTERM: during training they wait for the end of the step; otherwise they act at once."""
+    """Ctrl-C, SIGTERM and SIGUSR1 (a job system's warning): during training they wait for the end of the step."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -33,7 +37,7 @@ class StopSignals:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Handle both signals inside; restore the former handlers after."""
+        """Handle the signals inside; restore the former handlers after."""
         former = self.take_over()
         try:
             yield
@@ -42,8 +46,8 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def take_over(self) -> dict[signal.Signals, Any]:
-        """Handle both signals from now on; returns the handlers before. Lightning's own would end the run with 0."""
-        return {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Handle them from now on; returns the handlers before. Lightning's own would end the run with 0."""
+        return {number: signal.signal(number, self._handle) for number in STOP}
 
     def stop(self, where: str = "") -> None:
         """Raise `Interrupted` with the way to go on."""
@@ -67,11 +71,14 @@ class CheckpointWriter(pl.Callback):
         folder: where they go.
         monitor: the metric of `best.ckpt`; larger is better.
         minutes: between two checkpoints inside an epoch.
+        steps: optimiser steps between two checkpoints; None: by the clock alone.
         signals: asked after every optimiser step whether to stop.
     """
 
-    def __init__(self, folder: Path, *, monitor: str, minutes: float, signals: StopSignals) -> None:
-        self.folder, self.monitor, self.minutes, self.signals = folder, monitor, minutes, signals
+    def __init__(
+        self, folder: Path, *, monitor: str, minutes: float, steps: int | None = None, signals: StopSignals
+    ) -> None:
+        self.folder, self.monitor, self.minutes, self.steps, self.signals = folder, monitor, minutes, steps, signals
         self.best: float | None = None
         self.best_epoch: int | None = None
         self._saved_at = time.monotonic()
@@ -95,7 +102,7 @@ class CheckpointWriter(pl.Callback):
         if self._restore is not None:
             torch.set_rng_state(self._restore[0])
             if torch.cuda.is_available() and len(self._restore) > 1:
-                torch.cuda.set_rng_state_all(self._restore[1:])
+                torch.cuda.set_rng_state(self._restore[1])
             self._restore = None
 
     def on_train_batch_end(
@@ -104,23 +111,32 @@ class CheckpointWriter(pl.Callback):
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if not stepped or batch_idx + 1 == trainer.num_training_batches:
             return  # the end of the epoch saves by itself
-        if self.signals.received is not None:
+        due = time.monotonic() - self._saved_at > 60 * self.minutes
+        due = due or (self.steps is not None and trainer.global_step % self.steps == 0)
+        if self._agree(due):
             self.save(trainer)
-            self._stopping = True  # once this step's numbers are logged, before the next step
-        elif time.monotonic() - self._saved_at > 60 * self.minutes:
-            self.save(trainer)
+        self._stopping = self.signals.received is not None  # once this step's numbers are logged, before the next step
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        value = trainer.callback_metrics.get(self.monitor)
-        if value is not None and (self.best is None or float(value) > self.best):
-            self.best, self.best_epoch = float(value), trainer.current_epoch
+        metric = trainer.callback_metrics.get(self.monitor)
+        value = broadcast(None if metric is None else float(metric))
+        if value is not None and (self.best is None or value > self.best):
+            self.best, self.best_epoch = value, trainer.current_epoch
             self.save(trainer, "best.ckpt")
         self.save(trainer)
+        self._agree(False)
         if self.signals.received is not None:
             self.signals.stop(f" in stage {self._stage(pl_module)}, after epoch {trainer.current_epoch + 1}")
 
+    def _agree(self, due: bool) -> bool:
+        """Whether any process wants a checkpoint now; a signal that reached one of them has reached all."""
+        asked, number = highest(int(due), self.signals.received or 0)
+        if number:
+            self.signals.received = number
+        return bool(asked or number)
+
     def save(self, trainer: pl.Trainer, name: str = "last.ckpt") -> None:
-        """Write one checkpoint; the former `last.ckpt` becomes `previous.ckpt`.
+        """Write one checkpoint; the former `last.ckpt` becomes `previous.ckpt`. Every process must call it.
 
         Raises:
             UserError: the disk is full; what was there before is untouched.
@@ -128,10 +144,11 @@ class CheckpointWriter(pl.Callback):
         place, part = self.folder / name, self.folder / f".{name}.part{os.getpid()}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            trainer.save_checkpoint(part)
-            if name == "last.ckpt" and place.exists():
-                place.replace(self.folder / "previous.ckpt")
-            part.replace(place)
+            trainer.save_checkpoint(part)  # process 0 writes, the others wait for it
+            if rank() == 0:
+                if name == "last.ckpt" and place.exists():
+                    place.replace(self.folder / "previous.ckpt")
+                part.replace(place)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             part.unlink(missing_ok=True)
             if isinstance(error, RuntimeError) and "write" not in str(error):
@@ -140,12 +157,13 @@ class CheckpointWriter(pl.Callback):
         self._saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"best": self.best, "best_epoch": self.best_epoch, "rng": torch.get_rng_state(), "cuda_rng": cuda}
+        """With every process's random state: all of them must ask."""
+        own = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
+        return {"best": self.best, "best_epoch": self.best_epoch, "ranks": ranks(), "rng": gather(own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
-        self._restore = [state_dict["rng"], *state_dict["cuda_rng"]]
+        self._restore = state_dict["rng"][rank()]
 
     @property
     def state_key(self) -> str:

@@ -7,7 +7,7 @@ Wraps `hydra.main`: texts and paths are taken literally, mistakes become one mes
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from clipkit.errors import UserError
 
-__all__ = ["Interrupted", "command"]
+__all__ = ["Failed", "Interrupted", "command", "quoted"]
 
 LITERAL = (
     "labels", "query", "images", "model", "resume", "base", "root", "data.root", "data.val_root", "data.test_root",
     "data.file", "data.manifest", "backbone.path", "backbone.name", "backbone.text.tokenizer", "name", "output",
 )  # fmt: skip
 LISTS = ("labels",)
+TAKE_A_VALUE = (
+    "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
+)  # fmt: skip
 FLAGS_THAT_ONLY_SHOW = ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc")
 
 
@@ -32,6 +35,14 @@ class Interrupted(BaseException):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+class Failed(Exception):
+    """A process that this one had started has failed. Carries its exit status, and what it has not said itself."""
+
+    def __init__(self, message: str | None, status: int) -> None:
+        super().__init__(message)
+        self.message, self.status = message, status
 
 
 def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -62,6 +73,8 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
             print(help_text(name))
             return 0
         arguments = _prepare(name, arguments, multirun)
+        if name == "train":
+            arguments = _meet_others(name, arguments, multirun)
     except UserError as error:
         return _say(error)
 
@@ -73,8 +86,13 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
         except UserError as error:
             failures.append(_say(error))
             _note_failure(config, str(error))
+        except Failed as error:
+            if error.message is not None:
+                print(f"error: {error.message}", file=sys.stderr)
+            failures.append(error.status)
         except Interrupted as stop:
-            print(f"\n{stop}", file=sys.stderr)
+            if str(stop):
+                print(f"\n{stop}", file=sys.stderr)
             sys.exit(stop.status)
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
@@ -82,6 +100,10 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
             sys.exit(130)
         except Exception as error:
             _note_failure(config, f"{type(error).__name__}: {error}")
+            ranks = _met()
+            if ranks is not None and ranks.has_lost_others(error):
+                print(f"process {ranks.rank()} has lost the others", file=sys.stderr)
+                sys.exit(1)
             if not multirun:
                 raise
             import traceback
@@ -95,32 +117,54 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
     hydra.main(version_base="1.3", config_path="pkg://clipkit.conf", config_name=name)(job)()
     if failures and multirun:
         print(f"{len(failures)} job(s) of this multirun failed; their folders say why in run.json", file=sys.stderr)
-    return 2 if failures else 0
+    return 0 if not failures else 2 if multirun else failures[0]
+
+
+def _meet_others(name: str, arguments: list[str], multirun: bool) -> list[str]:
+    """Where several processes were started to train together: meet them, and use the same folder as process 0."""
+    if not any(key in os.environ for key in ("RANK", "SLURM_PROCID")):
+        return arguments
+    from clipkit.runs.compose import compose_config, output_folder
+    from clipkit.runs.launch import found_place, started_by_launch
+
+    _, overrides = _split_flags(arguments)
+    own = found_place()
+    if multirun and own.ranks > 1:
+        raise UserError("a multirun starts its jobs' processes by itself (trainer=ddp): leave torchrun or srun out")
+    if multirun or own.ranks == 1:
+        return arguments
+    config = compose_config(name, [text for text in overrides if not text.startswith("hydra")])
+    if not started_by_launch() and config.trainer.processes != "outside":
+        return arguments
+    from clipkit import ranks
+    from clipkit.runs.launch import backend_of, end_with_parent
+
+    end_with_parent()
+    ranks.join(own, backend=backend_of(config.trainer))
+    folder = ranks.from_first(lambda: output_folder(name, overrides))
+    return [*arguments, f"hydra.run.dir={quoted(folder)}"]
+
+
+def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line's flags, with their values, and its overrides."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip or argument.startswith("-"):
+            flags.append(argument)
+            skip = not skip and argument in TAKE_A_VALUE
+        else:
+            overrides.append(argument)
+    return flags, overrides
 
 
 def _prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
     """Quote literal values, check everything, and fix the run's folder where `name` or `resume` does."""
     from clipkit.runs.validate import check_command_line
 
-    takes_value = (
-        "--config-dir",
-        "-cd",
-        "--config-name",
-        "-cn",
-        "--config-path",
-        "-cp",
-        "--package",
-        "-p",
-        "--cfg",
-        "-c",
-    )
-    flags, overrides, skip = [], [], False
-    for argument in arguments:
-        if skip or argument.startswith("-"):
-            flags.append(argument)
-            skip = not skip and argument in takes_value
-        else:
-            overrides.append(_literal(argument))
+    flags, given = _split_flags(arguments)
+    overrides = [_literal(argument) for argument in given]
     if any(flag in FLAGS_THAT_ONLY_SHOW for flag in flags):
         return arguments
     values = {text.partition("=")[0]: _unquote(text.partition("=")[2]) for text in overrides}
@@ -129,7 +173,7 @@ def _prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
     if not own_configs:  # a folder of the user's own may add options that only Hydra can see
         overrides = check_command_line(name, overrides)
     if values.get("name") not in (None, "null") and "hydra.run.dir" not in values and not multirun:
-        overrides.append(f"hydra.run.dir={_quote(f'outputs/{name}/' + values['name'])}")
+        overrides.append(f"hydra.run.dir={quoted(f'outputs/{name}/' + values['name'])}")
     return [*flags, *overrides]
 
 
@@ -155,7 +199,7 @@ def _continue_run(name: str, overrides: list[str], values: dict[str, str]) -> li
     said = {text.partition("=")[0] for text in overrides}
     drop = {*said, "hydra.run.dir", "name", "overwrite"}
     kept = [text for text in before if text.partition("=")[0] not in drop]
-    return [*kept, *overrides, f"hydra.run.dir={_quote(str(folder))}"]
+    return [*kept, *overrides, f"hydra.run.dir={quoted(str(folder))}"]
 
 
 def _literal(argument: str) -> str:
@@ -164,11 +208,12 @@ def _literal(argument: str) -> str:
     if not equals or key.lstrip("+") not in LITERAL or value in ("", "null") or value[0] in "[{'\"":
         return argument
     if key in LISTS:
-        return f"{key}=[{','.join(_quote(part.strip()) for part in value.split(','))}]"
-    return f"{key}={_quote(value)}"
+        return f"{key}=[{','.join(quoted(part.strip()) for part in value.split(','))}]"
+    return f"{key}={quoted(value)}"
 
 
-def _quote(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as a value on the command line that means just itself."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
     return f"'{escaped}'"
 
@@ -184,9 +229,15 @@ def _say(error: UserError) -> int:
     return 2
 
 
+def _met() -> Any:
+    """`clipkit.ranks` if it has been loaded; else this process is alone, and need not wait for torch to say so."""
+    return sys.modules.get("clipkit.ranks")
+
+
 def _note_failure(config: DictConfig, message: str) -> None:
     """Leave the reason in the run's folder if the run did not come far enough to do so itself."""
+    ranks = _met()
     folder = Path(str(OmegaConf.select(config, "run_dir") or ""))
-    if folder.is_dir() and not (folder / "run.json").exists():
+    if (ranks is None or ranks.rank() == 0) and folder.is_dir() and not (folder / "run.json").exists():
         with suppress(OSError):
             (folder / "run.json").write_text(json.dumps({"status": "failed", "error": message}, indent=1) + "\n")

@@ -6,7 +6,7 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["all_keys", "compose_config", "is_missing", "missing_keys", "parent_of"]
+__all__ = ["all_keys", "compose_config", "is_missing", "missing_keys", "output_folder", "parent_of"]
 
 
 def compose_config(command: str, overrides: Sequence[str]) -> DictConfig:
@@ -21,6 +21,21 @@ def compose_config(command: str, overrides: Sequence[str]) -> DictConfig:
     finally:
         if state is not None:
             GlobalHydra.instance().hydra = state
+
+
+def output_folder(command: str, overrides: Sequence[str]) -> str:
+    """The folder that Hydra would make for this command line now."""
+    from hydra.core.hydra_config import HydraConfig
+
+    with initialize_config_module("clipkit.conf", version_base="1.3"):
+        config = compose(command, overrides=list(overrides), return_hydra_config=True)
+        holder = HydraConfig.instance()
+        before = holder.cfg
+        holder.set_config(config)
+        try:
+            return str(config.hydra.run.dir)
+        finally:
+            holder.cfg = before
 
 
 def parent_of(config: DictConfig, key: str) -> tuple[Any, str]:

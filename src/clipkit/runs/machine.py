@@ -10,6 +10,8 @@ import torch
 from omegaconf import DictConfig
 
 from clipkit.errors import UserError
+from clipkit.ranks import place, rank
+from clipkit.runs.progress import console
 
 __all__ = ["check_accelerator", "choose_device", "frozen_dtype", "prepare_machine", "set_seed", "training_precision"]
 
@@ -24,9 +26,16 @@ def set_seed(seed: int) -> None:
 
 
 def prepare_machine(threads: int | None) -> None:
-    """Set threads, keep large blocks of memory for reuse, and silence what is no news to the user."""
+    """Set threads, keep large blocks of memory for reuse, and silence what is no news to the user.
+
+    Processes that train together on one machine share its cores, and process 0 speaks for all.
+    """
+    if threads is None and place().local_ranks > 1:
+        threads = max(1, torch.get_num_threads() // place().local_ranks)
     if threads is not None:
         torch.set_num_threads(threads)
+    if rank() > 0:
+        console.quiet = True
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     _keep_freed_memory()
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "transformers"):

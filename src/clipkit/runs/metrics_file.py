@@ -24,6 +24,7 @@ class MetricsFile(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
+        self.writes = True  # False in all but the first of several processes
         self.stage = ""
         self._rows: list[tuple[Any, ...]] = []
 
@@ -39,7 +40,7 @@ class MetricsFile(Logger):
         """Start (or resume) a stage at a step: rows that a resumed run would write again are removed."""
         self.flush()
         self.stage = stage
-        if self.path.is_file():
+        if self.path.is_file() and self.writes:
             table = read_metrics(self.path)
             known = list(dict.fromkeys(table["stage"]))
             later = known[known.index(stage) + 1 :] if stage in known else []
@@ -67,7 +68,8 @@ class MetricsFile(Logger):
 
     def flush(self) -> None:
         """Write what has gathered."""
-        if not self._rows:
+        if not self._rows or not self.writes:
+            self._rows = []
             return
         new = not self.path.is_file()
         with self.path.open("a", newline="") as file:

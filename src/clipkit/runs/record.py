@@ -17,13 +17,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
+from clipkit import ranks
 from clipkit.errors import UserError
 from clipkit.runs.command import Interrupted
 
 if TYPE_CHECKING:
     from clipkit.evaluation import Result
 
-__all__ = ["Run", "write_json"]
+__all__ = ["Run", "mark_failed", "open_run", "write_json"]
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "transformers", "numpy", "scikit-learn", "hydra-core")
 CARRIED = ("packed", "alarms", "performance")  # from what was stopped to what continues it
@@ -40,11 +41,12 @@ MAY_CHANGE = (
     "data.workers",
     "data.fetch",
     "trainer.checkpoint_minutes",
+    "trainer.checkpoint_steps",
 )
 
 
 class Run:
-    """The folder of one run.
+    """The folder of one run. Where several processes train together, process 0 alone writes it: see `open_run`.
 
     Args:
         config: complete; written to `config.yaml`.
@@ -58,6 +60,7 @@ class Run:
 
     def __init__(self, config: DictConfig, overrides: Sequence[str], *, resume: bool = False) -> None:
         self.folder = Path(config.run_dir)
+        self.writes = True
         self.started = time.time()
         self.about: dict[str, Any] = {}
         before = _read_json(self.folder / "run.json")
@@ -89,6 +92,7 @@ class Run:
             "command": " ".join(["python", "-m", f"clipkit.{Path(sys.argv[0]).stem}", *overrides]),
             "seed": config.seed,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "processes": ranks.ranks(),
             "git_commit": _git_commit(),
             "versions": {"clipkit": _version("clipkit-train"), **{name: _version(name) for name in PACKAGES}},
             "python": platform.python_version(),
@@ -116,6 +120,8 @@ class Run:
         Raises:
             UserError: the disk is full or the folder cannot be written.
         """
+        if not self.writes:
+            return
         try:
             write_json(self.folder / "metrics.json", dict(sorted(result.metrics.items())))
         except OSError as error:
@@ -150,7 +156,7 @@ class Run:
     def write_broken(self, broken: Sequence[tuple[str, str]]) -> Path:
         """List broken pictures in the run's folder; returns the file's path."""
         path = self.folder / "broken_images.csv"
-        if broken:
+        if broken and self.writes:
             pd.DataFrame(broken, columns=["image", "reason"]).to_csv(path, index=False)
         return path
 
@@ -167,7 +173,37 @@ class Run:
         )
 
     def _save(self) -> None:
-        write_json(self.folder / "run.json", self.about)
+        if self.writes:
+            write_json(self.folder / "run.json", self.about)
+
+
+def open_run(config: DictConfig, overrides: Sequence[str], *, resume: bool = False) -> Run:
+    """The run on every process that takes part: process 0 opens its folder, the others' record writes nothing."""
+    opened: list[Run] = []
+
+    def about() -> dict[str, Any]:
+        opened.append(Run(config, overrides, resume=resume))
+        return opened[0].about | {"finished": opened[0].finished}
+
+    known = ranks.from_first(about)
+    return opened[0] if opened else _Reader(Path(config.run_dir), known)
+
+
+class _Reader(Run):
+    """A run as the processes that do not write it know it."""
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        self.folder, self.started, self.writes = folder, time.time(), False
+        self.finished = about.pop("finished")
+        self.about = about
+
+
+def mark_failed(folder: Path, message: str) -> None:
+    """Write down why a run ended that could not do so itself."""
+    with suppress(OSError):
+        write_json(
+            folder / "run.json", {**(_read_json(folder / "run.json") or {}), "status": "failed", "error": message}
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -11,12 +11,15 @@ from omegaconf import DictConfig
 from clipkit.approaches.base import Approach
 from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.data.streaming_datamodule import StreamData
+from clipkit.errors import UserError
+from clipkit.ranks import rank, ranks
 from clipkit.runs.build import build_loggers, build_trainer
 from clipkit.runs.checkpoints import CheckpointWriter, StopSignals, load_checkpoint, newest_checkpoint
 from clipkit.runs.machine import training_precision
 from clipkit.runs.metrics_file import MetricsFile
 from clipkit.runs.progress import console
 from clipkit.runs.record import Run
+from clipkit.runs.strategy import settings_for_processes
 from clipkit.runs.throughput import Throughput
 from clipkit.runs.training_progress import TrainingProgress
 from clipkit.runs.watchdogs import Watchdog
@@ -36,13 +39,21 @@ def train_stages(
 
     A resumed run skips the stages that its checkpoint has behind it and continues inside the one it was in.
     """
-    loggers = build_loggers(config)
+    loggers = build_loggers(config) if run.writes else []
     metrics_file = MetricsFile(run.folder / "metrics.csv")
+    metrics_file.writes = run.writes
     resumed = newest_checkpoint(run.folder) if config.resume is not None else None
     if config.resume is not None and str(config.resume).endswith(".ckpt"):
         resumed = Path(config.resume), load_checkpoint(Path(config.resume))
     if resumed is not None:
         approach.load_state_dict(resumed[1]["state_dict"], strict=False)
+        before = resumed[1]["callbacks"]["CheckpointWriter"]["ranks"]
+        if before != ranks():
+            raise UserError(
+                f"{resumed[0]} was written by {before} process{'es' if before > 1 else ''} training together, and now "
+                f"there {'are' if ranks() > 1 else 'is'} {ranks()}: the numbers would not be the same. Take as many "
+                "devices as before, or start a new run from its weights with backbone=checkpoint"
+            )
     approach.to(device)
     approach.prepare(features)
     active = [name for name, stage in approach.stages.items() if stage.epochs > 0]
@@ -59,15 +70,20 @@ def train_stages(
             run.folder / "checkpoints",
             monitor=approach.monitor,
             minutes=config.trainer.checkpoint_minutes,
+            steps=config.trainer.checkpoint_steps,
             signals=signals,
         )
         watchdog = Watchdog(run.folder, name, on_alarm=run.alarm)
         torch.manual_seed(_stage_seed(config.seed, name))
         approach.to(device)  # a stage before left it on the CPU
         approach.enter(name, features)
+        if rank() > 0:
+            torch.manual_seed(_stage_seed(config.seed, f"{name}, process {rank()}"))  # dropout of its own
         stage = approach.stages[name]
         callbacks = [watchdog, writer, throughput, progress]  # in this order: what is wrong must not be saved
-        trainer = _trainer(config, stage.epochs, stage.accumulate, callbacks, [metrics_file, *loggers])
+        settings = settings_for_processes(approach, device)
+        settings |= {"callbacks": callbacks, "logger": [metrics_file, *loggers]}
+        trainer = _trainer(config, stage.epochs, stage.accumulate, **settings)
         if path is not None and resumed is not None:
             console.print(f"  resumed: stage {name} after optimiser step {resumed[1]['global_step']:,}")
         console.print(f"[bold]stage {name}[/bold]: {_describe(approach, name, features)}", soft_wrap=True)
@@ -87,16 +103,13 @@ def train_stages(
     return [metrics_file, *loggers], best
 
 
-def _trainer(
-    config: DictConfig, epochs: int, accumulate: int, callbacks: list[pl.Callback], loggers: list[Any]
-) -> pl.Trainer:
+def _trainer(config: DictConfig, epochs: int, accumulate: int, **settings: Any) -> pl.Trainer:
     return build_trainer(
         config,
         precision=training_precision(config.trainer.precision),
         max_epochs=epochs,
         accumulate_grad_batches=accumulate,
-        callbacks=callbacks,
-        logger=loggers,
+        **settings,
         default_root_dir=config.run_dir,
         enable_checkpointing=False,  # CheckpointWriter does it
         enable_progress_bar=False,  # TrainingProgress does it

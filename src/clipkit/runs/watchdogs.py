@@ -21,7 +21,7 @@ from clipkit.data.batches import Batch
 from clipkit.data.datamodule import PairData
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
-from clipkit.ranks import process_group, rank, ranks
+from clipkit.ranks import gather, highest, process_group, rank, ranks
 from clipkit.runs.progress import as_typed, console
 
 __all__ = ["Watchdog"]
@@ -143,10 +143,8 @@ class Watchdog(pl.Callback):
         tensors = [t.detach() for t in trained if isinstance(t, Tensor) and t.is_floating_point()]
         if not tensors:
             return
-        bad = torch.stack([(~torch.isfinite(t)).any().to(tensors[0].device) for t in tensors]).any().float()
-        if process_group() is not None:
-            dist.all_reduce(bad)
-        if bad.item():
+        bad = torch.stack([(~torch.isfinite(t)).any().to(tensors[0].device) for t in tensors]).any()
+        if highest(int(bad))[0]:
             self._stop(trainer, "a step has made weights, or the optimiser's memory of gradients, infinite", None)
 
     def _stop(self, trainer: pl.Trainer, what: str, step: _Step | None) -> None:
@@ -177,12 +175,8 @@ def _statistics(module: pl.LightningModule) -> list[Tensor]:
 
 def _gathered(step: _Step, trainer: pl.Trainer) -> dict[str, Any]:
     """A step's pictures and captions, of all processes, as plain values."""
-    parts = [{name: ids.tolist() for name, ids in step.batch.items()}]
-    if process_group() is not None:
-        parts = [{} for _ in range(ranks())]
-        dist.all_gather_object(parts, {name: ids.tolist() for name, ids in step.batch.items()})
-    pictures = []
-    for part in parts:
+    pictures: list[dict[str, Any]] = []
+    for part in gather({name: ids.tolist() for name, ids in step.batch.items()}):
         captions: dict[int, list[int]] = {}
         for owner, caption in zip(part.get("text_owner", []), part.get("caption_id", []), strict=True):
             captions.setdefault(owner, []).append(caption)

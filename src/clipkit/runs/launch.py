@@ -1,0 +1,279 @@
+"""Several processes from one command: `trainer=ddp` starts them here, `trainer=multi_node` finds them started.
+
+Run: python -m clipkit.train trainer=ddp trainer.devices=4
+     torchrun --nnodes 2 --nproc-per-node 8 … -m clipkit.train trainer=multi_node
+     srun python -m clipkit.train trainer=multi_node         (in a SLURM job, one task a GPU)
+
+The process that the user starts only watches: it starts one process a device, hands on signals, and ends the others
+when one fails. Each job of a multirun does so for itself, with the job's own choices and folder.
+"""
+
+import ctypes
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from clipkit.errors import UserError
+from clipkit.ranks import Place
+from clipkit.runs.command import Failed, Interrupted, quoted
+from clipkit.runs.progress import as_typed
+from clipkit.runs.record import mark_failed
+
+__all__ = ["backend_of", "end_with_parent", "found_place", "started_by_launch", "supervise", "wanted"]
+
+PARENT = "CLIPKIT_PARENT"  # in the environment of a process that `supervise` has started: who watches it
+GRACE_S = (10.0, 20.0)  # for the others when one has failed: to end by themselves, and after SIGTERM
+PR_SET_PDEATHSIG = 1  # prctl.h
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SWEEP = ("hydra.run.dir", "hydra.sweep", "hydra.mode", "hydra/sweeper", "hydra/launcher", "hydra.launcher")
+SHOWN = 15  # lines of a failed process's log
+
+
+def found_place(environment: Mapping[str, str] = os.environ) -> Place:
+    """Where this process stands, as `supervise`, torchrun or SLURM's srun says; `Place()` if it is alone.
+
+    Raises:
+        UserError: the variables contradict each other.
+    """
+    try:
+        if PARENT in environment or "TORCHELASTIC_RUN_ID" in environment:
+            return Place(
+                rank=int(environment["RANK"]),
+                ranks=int(environment["WORLD_SIZE"]),
+                local_rank=int(environment["LOCAL_RANK"]),
+                local_ranks=int(environment["LOCAL_WORLD_SIZE"]),
+                machine=int(environment.get("GROUP_RANK", 0)),
+                address=environment["MASTER_ADDR"],
+                port=int(environment["MASTER_PORT"]),
+            )
+        if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment and "SLURM_NTASKS" in environment:
+            return _found_in_slurm(environment)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"the variables of torchrun or SLURM are not complete: {error}") from error
+    return Place()
+
+
+def _found_in_slurm(environment: Mapping[str, str]) -> Place:
+    tasks, machines = int(environment["SLURM_NTASKS"]), int(environment.get("SLURM_NNODES", 1))
+    if tasks % machines:
+        raise UserError(f"SLURM runs {tasks} tasks on {machines} machines: as many on each are needed")
+    job = int(environment["SLURM_JOB_ID"])
+    return Place(
+        rank=int(environment["SLURM_PROCID"]),
+        ranks=tasks,
+        local_rank=int(environment["SLURM_LOCALID"]),
+        local_ranks=tasks // machines,
+        machine=int(environment["SLURM_NODEID"]),
+        address=environment.get("MASTER_ADDR") or _first_host(environment["SLURM_STEP_NODELIST"]),
+        port=int(environment.get("MASTER_PORT") or 15000 + job % 10000),
+    )
+
+
+def _first_host(listed: str) -> str:
+    """`gpu[07-09,12],cpu1` -> `gpu07`."""
+    found = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\])?", listed)
+    if found is None:
+        raise ValueError(f"SLURM_STEP_NODELIST={listed}")
+    return found[1] + (found[2] or "")
+
+
+def started_by_launch() -> bool:
+    """Whether `supervise` has started this process."""
+    return PARENT in os.environ
+
+
+def end_with_parent() -> None:
+    """Be told to stop when the process that watches this one is killed (Linux)."""
+    if started_by_launch() and sys.platform == "linux":
+        ctypes.CDLL("libc.so.6").prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def backend_of(trainer: DictConfig) -> str:
+    """How processes exchange tensors: "nccl" between GPUs, else "gloo"."""
+    import torch
+
+    on_gpu = trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and torch.cuda.device_count() > 0)
+    return "nccl" if on_gpu else "gloo"
+
+
+def wanted(trainer: DictConfig) -> int:
+    """How many processes this command has to start: 1 where it trains by itself.
+
+    Raises:
+        UserError: more devices than there are, or processes were started another way than `trainer` says.
+    """
+    here = found_place()
+    if started_by_launch():
+        return 1
+    if trainer.processes == "outside":
+        if here.ranks == 1 and not _started_outside():
+            raise UserError(
+                "trainer=multi_node takes the processes that torchrun or srun have started, and there are none: start "
+                "it with one of them, or use trainer=ddp on a single machine"
+            )
+        return 1
+    if here.ranks > 1:
+        raise UserError(f"{here.ranks} processes were started together: add trainer=multi_node, or start one alone")
+    return _devices(trainer)
+
+
+def _started_outside() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
+
+
+def _devices(trainer: DictConfig) -> int:
+    import torch
+
+    asked, gpus = trainer.devices, torch.cuda.device_count()
+    on_gpu = backend_of(trainer) == "nccl"
+    if asked == "auto":
+        if not on_gpu:
+            raise UserError(
+                "trainer=ddp takes every GPU, and there is none; for processes on the processor say how many: "
+                "trainer.accelerator=cpu trainer.devices=2"
+            )
+        return gpus
+    if not isinstance(asked, int) or asked < 1:
+        raise UserError(f"trainer.devices={asked}: a number of devices is expected, 1 or more, or auto")
+    if on_gpu and asked > gpus:
+        raise UserError(f"trainer.devices={asked}, but this machine has {gpus} GPU{'s' if gpus != 1 else ''}")
+    return asked
+
+
+def supervise(config: DictConfig, count: int) -> float | None:
+    """Run this job by `count` processes; returns the score that their run wrote down.
+
+    Raises:
+        Failed: one of them failed; the others were ended.
+        Interrupted: all stopped in good order after a signal.
+    """
+    folder = Path(config.run_dir)
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    line = [sys.executable, "-m", f"clipkit.{HydraConfig.get().job.config_name}", *_arguments(folder)]
+    port = _free_port()
+    children = [_start(line, logs, rank, count, port) for rank in range(count)]
+    with _passing_on_signals(children):
+        status, message = _watch(children, logs)
+    for log in logs.glob("process_*.log"):
+        if log.stat().st_size == 0:
+            log.unlink()
+    with suppress(OSError):
+        logs.rmdir()
+    if status >= 128:
+        raise Interrupted("", status)
+    if message is not None:
+        if (folder / "checkpoints/last.ckpt").is_file():
+            message = f"{message}\nContinue with: python -m clipkit.train resume={as_typed(folder)}"
+        mark_failed(folder, message)
+    if status:
+        raise Failed(message, status)  # without a message process 0 has said why, and written it down
+    about = json.loads((folder / "run.json").read_text())
+    score = about.get("score")
+    return None if score is None else float(score)
+
+
+def _arguments(folder: Path) -> list[str]:
+    """The job's own choices: of a multirun those of this job, and its folder.
+
+    Not `sys.argv`: a launcher such as submitit runs a job under another command line.
+    """
+    said: Any = OmegaConf.to_container(HydraConfig.get().overrides)
+    hydra = [text for text in said["hydra"] if not text.lstrip("+~").startswith(SWEEP)]
+    sources = [s.path for s in HydraConfig.get().runtime.config_sources if s.provider == "command-line"]
+    own = [part for path in sources for part in ("--config-dir", str(path))]
+    return [*own, *said["task"], *hydra, f"hydra.run.dir={quoted(str(folder.absolute()))}"]
+
+
+def _start(line: Sequence[str], logs: Path, rank: int, count: int, port: int) -> subprocess.Popen[bytes]:
+    environment = {
+        **os.environ,
+        PARENT: str(os.getpid()),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    if rank == 0:
+        return subprocess.Popen(line, env=environment, start_new_session=True)
+    with (logs / f"process_{rank}.log").open("wb") as log:  # process 0 speaks for all
+        return subprocess.Popen(line, env=environment, start_new_session=True, stdout=log, stderr=log)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@contextmanager
+def _passing_on_signals(children: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None]:
+    """Processes of a session of their own hear nothing from the terminal: each signal reaches them once, from here."""
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(number)
+
+    former = {number: signal.signal(number, hand_on) for number in PASSED_ON}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _watch(children: Sequence["subprocess.Popen[bytes]"], logs: Path) -> tuple[int, str | None]:
+    """Wait for all; returns the status of the whole, and what to say if not process 0 has failed first."""
+    culprit: int | None = None
+    while any(child.poll() is None for child in children):
+        failed = [rank for rank, child in enumerate(children) if child.poll() not in (None, 0)]
+        if failed and culprit is None:
+            time.sleep(0.2)  # those that fail for the same reason
+            culprit = _culprit(children)
+            _end(children)
+        time.sleep(0.05)
+    if all(child.returncode == 0 for child in children):
+        return 0, None
+    culprit = _culprit(children) if culprit is None else culprit
+    status = children[culprit].returncode
+    if culprit == 0 and status > 0:
+        return status, None  # it has said why
+    if status >= 128:
+        return status, None
+    log = logs / f"process_{culprit}.log"
+    how = f"was ended by signal {-status}" if status < 0 else f"failed with status {status}"
+    said = log.read_text(errors="replace").splitlines()[-SHOWN:] if log.is_file() else []
+    last = "".join(f"\n  {line}" for line in said)
+    return 2, f"process {culprit} of {len(children)} {how}; the others were ended{':' if last else ''}{last}"
+
+
+def _culprit(children: Sequence["subprocess.Popen[bytes]"]) -> int:
+    """The process that failed first, as far as it shows: the others then lose it and fail in consequence."""
+    failed = {rank: child.poll() for rank, child in enumerate(children) if child.poll() not in (None, 0)}
+    return min(failed, key=lambda rank: (failed[rank] != 2, (failed[rank] or 0) > 0, rank))
+
+
+def _end(children: Sequence["subprocess.Popen[bytes]"]) -> None:
+    for seconds, number in zip((*GRACE_S, 5.0), (signal.SIGTERM, signal.SIGKILL, None), strict=True):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and any(child.poll() is None for child in children):
+            time.sleep(0.05)
+        for child in children:
+            if child.poll() is None and number is not None:
+                child.send_signal(number)

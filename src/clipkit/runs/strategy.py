@@ -1,0 +1,84 @@
+"""How Lightning trains where `clipkit.ranks` has brought several processes together."""
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+from torch import nn
+
+from clipkit.errors import UserError
+from clipkit.ranks import Place, place, ranks
+
+__all__ = ["settings_for_processes"]
+
+
+class MetProcesses(ClusterEnvironment):
+    """The processes that have met already: Lightning starts none and asks no variables."""
+
+    def __init__(self, own: Place) -> None:
+        super().__init__()
+        self.own = own
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return self.own.address
+
+    @property
+    def main_port(self) -> int:
+        return self.own.port
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self.own.ranks
+
+    def set_world_size(self, size: int) -> None:
+        """It is what it is."""
+
+    def global_rank(self) -> int:
+        return self.own.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        """It is what it is."""
+
+    def local_rank(self) -> int:
+        return self.own.local_rank
+
+    def node_rank(self) -> int:
+        return self.own.machine
+
+
+def settings_for_processes(module: pl.LightningModule, device: torch.device) -> dict[str, object]:
+    """The Trainer's arguments for as many processes as train together; none for one alone.
+
+    Gradients are averaged over processes: the losses are made for that (`clipkit.losses`). Buffers are not sent around:
+    statistics of BatchNorm are computed over all processes on GPUs, and are refused on processors.
+
+    Raises:
+        UserError: BatchNorm would be trained by several processes on processors.
+    """
+    if ranks() == 1:
+        return {}
+    own = place()
+    module.train()
+    batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in module.modules())
+    if batchnorm and device.type != "cuda":
+        raise UserError(
+            "this image tower trains BatchNorm, whose statistics several processes cannot share on processors: each "
+            "would see its own part of the batch. Take a tower without (backbone=vit_s16_112), a pretrained one, whose "
+            "statistics stay, or a single process"
+        )
+    return {
+        "strategy": DDPStrategy(
+            cluster_environment=MetProcesses(own), broadcast_buffers=False, gradient_as_bucket_view=True
+        ),
+        "devices": own.local_ranks,
+        "num_nodes": own.ranks // own.local_ranks,
+        "sync_batchnorm": batchnorm,
+    }
