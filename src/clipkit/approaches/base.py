@@ -60,6 +60,10 @@ class Approach(pl.LightningModule):
         stages: by name, in order; a closed-form method has none.
         monitor: the validation metric that chooses the best weights; its larger values are better.
         ema: decay of the averaged weights that are validated and handed on (`AveragedWeights`); null: none.
+
+    Attributes:
+        against_chance: the last training batch's loss (without gradient), and what a model that cannot tell anything
+            apart would have scored; None where that is not known.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Approach(pl.LightningModule):
         self.monitor = monitor
         self.stage_name = ""
         self.average = None if ema is None else AveragedWeights(ema)
+        self.against_chance: tuple[Tensor, float] | None = None
         self.strict_loading = False  # checkpoints leave out what was never trained
         self._sums: dict[str, tuple[Tensor, int]] = {}
 

@@ -3,6 +3,7 @@
 Run: python -m clipkit.train approach=contrastive data=emoji
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -215,6 +216,9 @@ class Contrastive(Approach):
             loss = loss + self.image_contrast * pull
             values["train/image_contrast"] = pull.detach()
         size = Shares.of(image, process_group()).total
+        if self.loss == "softmax":
+            captions = len(text) / len(image) if len(image) else 1.0  # of a picture, in every process about as many
+            self.against_chance = values["train/contrastive"], self._chance(size, size * captions)
         self.log("train/loss_step", loss.detach(), on_step=True, on_epoch=False)
         for name, value in ({"train/loss_epoch": loss} | values).items():
             self.log_mean(name, value, size)
@@ -257,6 +261,10 @@ class Contrastive(Approach):
         return embed(
             self.encoder, stage.train, batch, chunk_size=stage.chunk_size, length_groups=self.text_length_groups
         )
+
+    def _chance(self, pictures: int, captions: float) -> float:
+        """The loss of equal logits, whatever the targets: the mean logarithm of how many there are to choose from."""
+        return (math.log(len(self.bank_features) or captions) + math.log(pictures)) / 2
 
     def _meaning(self, batch: Batch) -> Tensor:
         """[B] equal numbers for pictures that mean the same; in a stream those of the batch with the same caption."""

@@ -21,7 +21,9 @@ from clipkit.runs.metrics_file import MetricsFile
 from clipkit.runs.progress import console
 from clipkit.runs.record import Run
 from clipkit.runs.strategy import settings_for_processes
+from clipkit.runs.throughput import Throughput
 from clipkit.runs.training_progress import TrainingProgress
+from clipkit.runs.watchdogs import Watchdog
 
 __all__ = ["train_stages"]
 
@@ -59,15 +61,14 @@ def train_stages(
     trained = [approach.stages[name].train for name in active]
     change_forwards(approach.encoder, trained, recompute=config.trainer.gradient_checkpointing)
     reached = active.index(resumed[1]["stage"]) if resumed is not None else 0
-    throughput: dict[str, float] = {}
-    waiting: dict[str, float] = {}
     best: float | None = None
     for index, name in enumerate(active):
         if index < reached:
             continue
         path = resumed[0] if resumed is not None and index == reached else None
         metrics_file.begin(name, resumed[1]["global_step"] if resumed is not None and path is not None else 0)
-        progress = TrainingProgress(name, approach.monitor)
+        throughput = Throughput()
+        progress = TrainingProgress(name, approach.monitor, throughput)
         writer = CheckpointWriter(
             run.folder / "checkpoints",
             monitor=approach.monitor,
@@ -75,14 +76,16 @@ def train_stages(
             steps=config.trainer.checkpoint_steps,
             signals=signals,
         )
+        watchdog = Watchdog(run.folder, name, on_alarm=run.alarm)
         torch.manual_seed(_stage_seed(config.seed, name))
         approach.to(device)  # a stage before left it on the CPU
         approach.enter(name, features)
         if rank() > 0:
             torch.manual_seed(_stage_seed(config.seed, f"{name}, process {rank()}"))  # dropout of its own
         stage = approach.stages[name]
+        callbacks = [watchdog, writer, throughput, progress]  # in this order: what is wrong must not be saved
         settings = settings_for_processes(approach, device)
-        settings |= {"callbacks": [progress, writer], "logger": [metrics_file, *loggers]}
+        settings |= {"callbacks": callbacks, "logger": [metrics_file, *loggers]}
         trainer = _trainer(config, stage.epochs, stage.accumulate, **settings)
         if path is not None and resumed is not None:
             console.print(f"  resumed: stage {name} after optimiser step {resumed[1]['global_step']:,}")
@@ -97,10 +100,8 @@ def train_stages(
             if stage.keep == "best":
                 content = load_checkpoint(run.folder / "checkpoints" / "best.ckpt")
                 approach.load_state_dict(content["state_dict"], strict=False)
-        throughput[name] = round(progress.pairs_per_second, 1)
-        waiting[name] = round(sum(progress.waiting) / max(1, len(progress.waiting)), 3)
-        run.note(pairs_per_s=throughput, waiting_for_data=waiting)
-        _log_performance(trainer, name, progress)
+        measured = {**throughput.stage, "by_epoch": throughput.by_epoch}
+        run.note(performance={**run.about.get("performance", {}), name: measured})
     signals.wait_for_step = False
     return [metrics_file, *loggers], best
 
@@ -133,9 +134,3 @@ def _describe(approach: Approach, name: str, features: FrozenFeatures) -> str:
     if features.data.served.image_features is not None:
         source = f"stored features, {stage.views} view{'s' if stage.views > 1 else ''} of each picture"
     return f"{stage.epochs} epochs of {count:,} pictures ({source}), {trained / 1e6:.2f} M weights trained"
-
-
-def _log_performance(trainer: pl.Trainer, name: str, progress: TrainingProgress) -> None:
-    for logger in trainer.loggers:
-        logger.log_metrics({"perf/pairs_per_s": progress.pairs_per_second}, step=trainer.global_step)
-        logger.save()
