@@ -36,10 +36,10 @@ def test_bfloat16_training_gives_the_convolutions_values_and_gradients(side: int
 
 def test_float32_and_evaluation_are_the_convolution_to_the_bit() -> None:
     torch.manual_seed(0)
-    plain = nn.Conv2d(3, 24, 8, 8)
+    plain = nn.Conv2d(3, 256, 32, 32)  # sums of 3072 numbers, whose rounding shows the order they are added in
     ours = copy.deepcopy(plain)
     multiply_patches(ours)
-    pixels = torch.randn(4, 3, 32, 32)
+    pixels = torch.randn(8, 3, 128, 128)
     assert torch.equal(ours(pixels), plain(pixels))
     with torch.no_grad(), torch.autocast(**CPU_BF16):
         assert torch.equal(ours(pixels), plain(pixels))
