@@ -140,7 +140,7 @@ def recall(name: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--epochs", type=int, default=20, help="of open_clip's list; clipkit takes as many steps")
+    parser.add_argument("--epochs", type=int, default=20, help="of open_clip's list; clipkit takes no more steps")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     options = parser.parse_args()
@@ -152,7 +152,7 @@ def main() -> None:
         open_clip.add_model_config(folder / "configs")
         listed, pictures, rows = export(folder / "data")
         steps = rows // options.batch * options.epochs  # open_clip drops an epoch's last, smaller batch
-        epochs = round(steps / -(-pictures // options.batch))
+        epochs = steps // -(-pictures // options.batch)  # never more steps than open_clip takes
         for seed in options.seeds:
             contestants = {
                 "open_clip's trainer": open_clip_trainer(
@@ -180,7 +180,7 @@ def main() -> None:
         f"{pictures:,} training pictures with {rows:,} captions. A ViT of {SIZES['vision_cfg']} and a text transformer "
         f"of {SIZES['text_cfg']}, {SIZES['embed_dim']} dimensions in common. {steps} steps of open_clip, "
         f"{epochs * -(-pictures // options.batch)} of clipkit ({epochs} epochs), batches of {options.batch}, float32, "
-        f"AdamW with learning rate {options.lr} and weight decay {WEIGHT_DECAY}, {len(options.seeds)} seeds; mean "
+        f"AdamW with learning rate {options.lr} and weight decay {WEIGHT_DECAY}; mean "
         "(each seed). Wall times hold start-up and imports.\n\n" + "\n".join(lines)
     )
     write_section("Recall, beside open_clip's trainer", text, ["clipkit-train", "open_clip_torch"])
