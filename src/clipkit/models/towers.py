@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clipkit.errors import UserError
+from clipkit.models.patches import multiply_patches
 from clipkit.models.preprocess import ImagePreprocess
 from clipkit.models.standardize import Standardize
 from clipkit.models.timm_groups import Groups
@@ -101,6 +102,7 @@ class ImageTower(Tower):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         if any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in model.modules()):
             model.to(memory_format=torch.channels_last)
+        multiply_patches(model)
         self.pooled_stages = pooled_stages
         self.feature_dim = self._measure(preprocess.size)
         self.standardize = Standardize(self.feature_dim) if standardize else None
