@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from clipkit.approaches.base import Approach, Stage
+from clipkit.approaches.encoding import check_length_groups, embed, encoding_notes
 from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import embedding_weights
 from clipkit.approaches.positives import positive_groups
@@ -66,6 +67,9 @@ class Contrastive(Approach):
             `backbone.logit_bias`, has no soft targets and no text bank).
         loss_chunk: side of the squares in which the logits of a large batch are worked out; "auto" chooses, null
             writes all of them out at once. Changes memory and time alone.
+        text_length_groups: captions of a batch are encoded in this many parts of like length, each cut to its longest;
+            the result is the same. Not for towers that see their padding (SigLIP).
+        ema: decay of averaged weights, which are then validated and handed on.
     """
 
     def __init__(
@@ -82,8 +86,10 @@ class Contrastive(Approach):
         together: bool = False,
         loss: Literal["softmax", "sigmoid"] = "softmax",
         loss_chunk: int | Literal["auto"] | None = "auto",
+        text_length_groups: int = 1,
+        ema: float | None = None,
     ) -> None:
-        super().__init__(encoder, stages=stages, monitor=monitor)
+        super().__init__(encoder, stages=stages, monitor=monitor, ema=ema)
         if text_bank is True and targets != "multi_positive":
             raise UserError("approach.text_bank=true needs approach.targets=multi_positive")
         if isinstance(loss_chunk, int) and loss_chunk < 1:
@@ -92,9 +98,11 @@ class Contrastive(Approach):
             _check_sigmoid(encoder, targets, text_bank)
             text_bank = False
         self.loss, self.loss_chunk = loss, loss_chunk
+        check_length_groups(encoder, text_length_groups)
         self.targets, self.positives = targets, tuple(positives)
         self.soft_temperature = soft_temperature
         self.text_bank, self.image_contrast, self.together = text_bank, image_contrast, together
+        self.text_length_groups = text_length_groups
         self.register_buffer("positive_group", torch.empty(0, dtype=torch.long), persistent=False)
         self.register_buffer("bank_features", torch.empty(0), persistent=False)
         self.register_buffer("bank_group", torch.empty(0, dtype=torch.long), persistent=False)
@@ -132,10 +140,11 @@ class Contrastive(Approach):
                     part.fit(raw)
 
     def notes(self, data: PairData) -> list[str]:
-        """What a stream cannot have, and gets instead."""
-        if not isinstance(data, StreamData):
-            return []
-        said = []
+        """How batches are encoded where that is not plain; what a stream cannot have, and gets instead."""
+        stored = not isinstance(data, StreamData)
+        said = encoding_notes(self.encoder, self.stages, stored=stored, length_groups=self.text_length_groups)
+        if stored:
+            return said
         active = [stage.train for stage in self.stages.values() if stage.epochs > 0]
         if any(trained.image_frozen or trained.text_frozen for trained in active):
             said.append("a stream's features are not stored: frozen towers encode pictures and captions afresh")
@@ -176,6 +185,8 @@ class Contrastive(Approach):
     def configure_optimizers(self) -> Any:
         encoder = self.encoder
         heads = [*encoder.image_projection.parameters(), *encoder.text_projection.parameters()]
+        # a fused optimiser takes the loss scale out itself, at its step: too late to clip
+        clips_scaled = self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val is not None
         optimizer = self.stage.optimizer.build(
             {
                 "heads": heads,
@@ -184,6 +195,7 @@ class Contrastive(Approach):
                 "logit_scale": [encoder.logit_scale, *([] if encoder.logit_bias is None else [encoder.logit_bias])],
             },
             embedding_weights(encoder),
+            may_fuse=not clips_scaled,
         )
         schedulers = self.stage.scheduler.build(optimizer, self.total_steps())
         return [optimizer], schedulers
@@ -215,9 +227,6 @@ class Contrastive(Approach):
             self.log("train/logit_bias", self.encoder.logit_bias.detach(), on_step=True, on_epoch=False)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self.encoder.clamp_logit_scale()
-
     def on_validation_epoch_start(self) -> None:
         self._val = []
 
@@ -248,16 +257,10 @@ class Contrastive(Approach):
 
     def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """[B, D] and [M, D] embeddings of a batch, from pixels and tokens or from stored features."""
-        encoder, trained = self.encoder, self.stage.train
-        if "trunk" in batch:
-            features = encoder.tail(batch["trunk"], groups=0)
-        else:
-            features = trained.image_features(encoder, batch["image"])
-        if "text_features" in batch:
-            text_features = encoder.text.finish(batch["text_features"])
-        else:
-            text_features = trained.text_features(encoder, batch["text"])
-        return self.encoder.project_image(features), self.encoder.project_text(text_features)
+        stage = self.stage
+        return embed(
+            self.encoder, stage.train, batch, chunk_size=stage.chunk_size, length_groups=self.text_length_groups
+        )
 
     def _chance(self, pictures: int, captions: float) -> float:
         """The loss of equal logits, whatever the targets: the mean logarithm of how many there are to choose from."""

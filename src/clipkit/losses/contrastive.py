@@ -59,11 +59,13 @@ def contrastive_loss(
 
 
 def _written_out(targets: Targets, image: Tensor, text: Tensor, images: Shares, texts: Shares) -> tuple[Tensor, Tensor]:
-    """The targets of the joined batch as matrices, image→text [B, M] and text→image [M, B]."""
+    """The targets of the joined batch: matrices, image→text [B, M] and text→image [M, B], or of pairs their places."""
     if isinstance(targets, SoftTargets):
         owner = None if targets.owner is None else texts.join(targets.owner + images.own.start)
         return soft_targets(images.join(image), texts.join(text), logit_scale=targets.logit_scale, owner=owner)
     row, column, _ = targets.numbers(images, texts, device=image.device)
+    if isinstance(targets, PairTargets) and targets.owner is None:
+        return row, column
     to_text, to_image = (positive_targets(*pair, dtype=image.dtype) for pair in ((row, column), (column, row)))
     return to_text, to_image
 

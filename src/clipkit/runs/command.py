@@ -115,6 +115,9 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # our bugs keep their traceback
     sys.argv = [sys.argv[0], *arguments]
     hydra.main(version_base="1.3", config_path="pkg://clipkit.conf", config_name=name)(job)()
+    ranks = _met()
+    if ranks is not None and not failures:
+        ranks.leave()
     if failures and multirun:
         print(f"{len(failures)} job(s) of this multirun failed; their folders say why in run.json", file=sys.stderr)
     return 0 if not failures else 2 if multirun else failures[0]

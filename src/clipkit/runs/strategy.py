@@ -76,7 +76,10 @@ def settings_for_processes(module: pl.LightningModule, device: torch.device) -> 
         )
     return {
         "strategy": DDPStrategy(
-            cluster_environment=MetProcesses(own), broadcast_buffers=False, gradient_as_bucket_view=True
+            cluster_environment=MetProcesses(own),
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=True,  # towers of other libraries may hold weights that nothing uses
         ),
         "devices": own.local_ranks,
         "num_nodes": own.ranks // own.local_ranks,

@@ -12,6 +12,7 @@ from clipkit.approaches.base import Approach
 from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
+from clipkit.models.group_forwards import change_forwards
 from clipkit.ranks import rank, ranks
 from clipkit.runs.build import build_loggers, build_trainer
 from clipkit.runs.checkpoints import CheckpointWriter, StopSignals, load_checkpoint, newest_checkpoint
@@ -57,6 +58,8 @@ def train_stages(
     approach.to(device)
     approach.prepare(features)
     active = [name for name, stage in approach.stages.items() if stage.epochs > 0]
+    trained = [approach.stages[name].train for name in active]
+    change_forwards(approach.encoder, trained, recompute=config.trainer.gradient_checkpointing)
     reached = active.index(resumed[1]["stage"]) if resumed is not None else 0
     best: float | None = None
     for index, name in enumerate(active):
