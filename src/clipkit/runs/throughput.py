@@ -167,9 +167,15 @@ def _on_gpu(module: pl.LightningModule) -> bool:
 
 
 def _compiled(module: pl.LightningModule) -> bool:
-    """Whether any part was given to `torch.compile`, as a wrapper or in place."""
-    parts = list(module.modules())
-    return any(hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) for part in parts)
+    """Whether any part was given to `torch.compile`: as a wrapper, in place, or its forward alone, maybe wrapped."""
+    for part in module.modules():
+        forward = vars(part).get("forward")
+        functions = (forward, *getattr(forward, "args", ()))  # of a partial function
+        if any(hasattr(function, "_torchdynamo_orig_callable") for function in functions):
+            return True
+        if hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None):
+            return True
+    return False
 
 
 def _workers_memory() -> float:
