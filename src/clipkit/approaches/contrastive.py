@@ -159,6 +159,10 @@ class Contrastive(Approach):
         super().enter(name, features)
         data, trained = features.data, self.stage.train
         freeze(self.encoder, trained, logit_bias=self.loss == "sigmoid")
+        if self.stage.batch_size == 1 and not (self.text_bank and trained.text_frozen):
+            raise UserError(
+                f"stage {name}: a batch of one picture has nothing to be compared with; take a larger batch_size"
+            )
         if isinstance(data, StreamData):
             data.serve(Served(self.stage.batch_size))
             return

@@ -9,7 +9,7 @@ from torch import nn
 from clipkit.errors import UserError
 from clipkit.ranks import Place, place, ranks
 
-__all__ = ["settings_for_processes"]
+__all__ = ["settings_for_processes", "trains_batchnorm"]
 
 
 class MetProcesses(ClusterEnvironment):
@@ -54,6 +54,12 @@ class MetProcesses(ClusterEnvironment):
         return self.own.machine
 
 
+def trains_batchnorm(module: pl.LightningModule) -> bool:
+    """Whether BatchNorm takes its statistics from the batch in training; elsewhere it keeps those that it has."""
+    module.train()
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in module.modules())
+
+
 def settings_for_processes(module: pl.LightningModule, device: torch.device) -> dict[str, object]:
     """The Trainer's arguments for as many processes as train together; none for one alone.
 
@@ -66,8 +72,7 @@ def settings_for_processes(module: pl.LightningModule, device: torch.device) -> 
     if ranks() == 1:
         return {}
     own = place()
-    module.train()
-    batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in module.modules())
+    batchnorm = trains_batchnorm(module)
     if batchnorm and device.type != "cuda":
         raise UserError(
             "this image tower trains BatchNorm, whose statistics several processes cannot share on processors: each "

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from clipkit.approaches.base import Approach
 from clipkit.approaches.frozen import FrozenFeatures
+from clipkit.data.datamodule import PairData
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
 from clipkit.models.group_forwards import change_forwards
@@ -20,7 +21,7 @@ from clipkit.runs.machine import training_precision
 from clipkit.runs.metrics_file import MetricsFile
 from clipkit.runs.progress import console
 from clipkit.runs.record import Run
-from clipkit.runs.strategy import settings_for_processes
+from clipkit.runs.strategy import settings_for_processes, trains_batchnorm
 from clipkit.runs.throughput import Throughput
 from clipkit.runs.training_progress import TrainingProgress
 from clipkit.runs.watchdogs import Watchdog
@@ -43,18 +44,9 @@ def train_stages(
     loggers = build_loggers(config) if run.writes else []
     metrics_file = MetricsFile(run.folder / "metrics.csv")
     metrics_file.writes = run.writes
-    resumed = newest_checkpoint(run.folder) if config.resume is not None else None
-    if config.resume is not None and str(config.resume).endswith(".ckpt"):
-        resumed = Path(config.resume), load_checkpoint(Path(config.resume))
+    resumed = _resumed(config, run.folder)
     if resumed is not None:
         approach.load_state_dict(resumed[1]["state_dict"], strict=False)
-        before = resumed[1]["callbacks"]["CheckpointWriter"]["ranks"]
-        if before != ranks():
-            raise UserError(
-                f"{resumed[0]} was written by {before} process{'es' if before > 1 else ''} training together, and now "
-                f"there {'are' if ranks() > 1 else 'is'} {ranks()}: the numbers would not be the same. Take as many "
-                "devices as before, or start a new run from its weights with backbone=checkpoint"
-            )
     approach.to(device)
     approach.prepare(features)
     active = [name for name, stage in approach.stages.items() if stage.epochs > 0]
@@ -83,10 +75,11 @@ def train_stages(
         if rank() > 0:
             torch.manual_seed(_stage_seed(config.seed, f"{name}, process {rank()}"))  # dropout of its own
         stage = approach.stages[name]
+        _check_smallest_batch(approach, features.data)
         callbacks = [watchdog, writer, throughput, progress]  # in this order: what is wrong must not be saved
         settings = settings_for_processes(approach, device)
         settings |= {"callbacks": callbacks, "logger": [metrics_file, *loggers]}
-        trainer = _trainer(config, stage.epochs, stage.accumulate, **settings)
+        trainer = _trainer(config, device, stage.epochs, stage.accumulate, **settings)
         if path is not None and resumed is not None:
             console.print(f"  resumed: stage {name} after optimiser step {resumed[1]['global_step']:,}")
         console.print(f"[bold]stage {name}[/bold]: {_describe(approach, name, features)}", soft_wrap=True)
@@ -106,11 +99,42 @@ def train_stages(
     return [metrics_file, *loggers], best
 
 
-def _trainer(config: DictConfig, epochs: int, accumulate: int, **settings: Any) -> pl.Trainer:
+def _resumed(config: DictConfig, folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to go on from, with its content; None where a run begins."""
+    if config.resume is None:
+        return None
+    if str(config.resume).endswith(".ckpt"):
+        found: tuple[Path, dict[str, Any]] | None = (Path(config.resume), load_checkpoint(Path(config.resume)))
+    else:
+        found = newest_checkpoint(folder)
+    before = ranks() if found is None else found[1]["callbacks"]["CheckpointWriter"]["ranks"]
+    if found is not None and before != ranks():
+        raise UserError(
+            f"{found[0]} was written by {before} process{'es' if before > 1 else ''} training together, and now there "
+            f"{'are' if ranks() > 1 else 'is'} {ranks()}: the numbers would not be the same. Take as many devices as "
+            "before, or start a new run from its weights with backbone=checkpoint"
+        )
+    return found
+
+
+def _check_smallest_batch(approach: Approach, data: PairData) -> None:
+    """Refuse batches of a single picture where BatchNorm is trained: it has no deviation."""
+    count, size = data.count("train"), approach.stage.batch_size
+    smallest = count // -(-count // size) // ranks()
+    if smallest < 2 and trains_batchnorm(approach):
+        raise UserError(
+            f"stage {approach.stage_name}: {count:,} pictures in batches of at most {size} make a batch of one"
+            f"{' in a process' if ranks() > 1 else ''}, and this image tower trains BatchNorm, which needs two or "
+            "more: take another batch_size"
+        )
+
+
+def _trainer(config: DictConfig, device: torch.device, epochs: int, accumulate: int, **settings: Any) -> pl.Trainer:
     return build_trainer(
         config,
         precision=training_precision(config.trainer.precision),
         max_epochs=epochs,
+        log_every_n_steps=config.trainer.log_every_n_steps or (1 if device.type == "cpu" else 10),
         accumulate_grad_batches=accumulate,
         **settings,
         default_root_dir=config.run_dir,
