@@ -1,5 +1,6 @@
 """Groups that are computed again in backward, or compiled: the same gradients from less memory or in less time."""
 
+import shutil
 from functools import partial
 from typing import Any
 
@@ -144,3 +145,47 @@ def test_a_tower_without_groups_is_refused_where_it_is_trained() -> None:
     with pytest.raises(UserError, match=r"gradient_checkpointing=true: this image tower \(NormFreeNet\)"):
         change_forwards(encoder, [Trained(image_groups="all")], recompute=True)
     change_forwards(encoder, [Trained(text_groups=1)], recompute=True)
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match=r"trainer.compile=true: no C\+\+ compiler"):
+        change_forwards(encoder_of(), [], compiled=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("text", ["causal", "bert"])
+def test_compiled_groups_give_the_same_loss_and_gradients_under_the_same_names(text: str, recompute: bool) -> None:
+    trained, found = Trained(image_groups=1, text_groups="all"), []
+    for compiled in (False, True):
+        encoder = encoder_of("test_vit", text).float().train()
+        for module in encoder.modules():  # compiled code draws other random numbers
+            if isinstance(module, nn.Dropout) or hasattr(module, "drop_prob"):
+                module.p = module.drop_prob = 0.0
+        freeze(encoder, trained)
+        names = list(encoder.state_dict())
+        change_forwards(encoder, [trained], recompute=recompute, compiled=compiled)
+        assert list(encoder.state_dict()) == names
+        found.append(step(encoder, trained))
+    (loss, wanted), (got_loss, got) = found
+    assert abs(float(loss - got_loss)) <= 1e-5 * abs(float(loss))
+    whole = torch.stack([value.norm() for value in wanted.values()]).norm()
+    assert got.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert (got[name] - value).norm() <= 1e-4 * max(value.norm(), 1e-3 * whole), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
+def test_every_block_is_compiled_however_many_there_are() -> None:
+    encoder = encoder_of()
+    encoder.image = TimmImageTower("test_vit", image_size=32, model_args={"depth": 10, "drop_path_rate": 0.3})
+    freeze(encoder.train(), Trained(image_groups="all"))
+    change_forwards(encoder, [Trained(image_groups="all")], compiled=True)
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    encoder.image(random_pictures(32)).sum().backward()
+    assert counters["stats"]["unique_graphs"] == 10
+    assert not counters["unimplemented"]

@@ -4,8 +4,11 @@ Run: python -m clipkit.train trainer.gradient_checkpointing=true
      python -m clipkit.train trainer.compile=true
 """
 
+import os
+import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -18,6 +21,8 @@ from clipkit.models.recompute import recomputed
 from clipkit.models.towers import Tower
 
 __all__ = ["change_forwards"]
+
+COMPILERS = ("g++", "clang++", "cl")
 
 
 def change_forwards(
@@ -33,13 +38,22 @@ def change_forwards(
         compiled: by torch.compile, each at its first use; a tower without groups is compiled whole.
 
     Raises:
-        UserError: a tower without groups is to be trained with `recompute`.
+        UserError: a tower without groups is to be trained with `recompute`; `compiled` without a C++ compiler.
     """
     stages = list(stages)
     towers: dict[str, tuple[Tower, bool]] = {
         "image": (encoder.image, any(not trained.image_frozen for trained in stages)),
         "text": (encoder.text, any(not trained.text_frozen for trained in stages)),
     }
+    if compiled:
+        if not any(map(shutil.which, (os.environ.get("CXX", "c++"), *COMPILERS))):
+            raise UserError(
+                f"trainer.compile=true: no C++ compiler is found ({', '.join(COMPILERS)}). Install one, say where "
+                "it is (CXX=PATH), or use trainer.compile=false"
+            )
+        # blocks share their code and differ in a number (stochastic depth): one compilation each, not 8 for all
+        dynamo: Any = import_module("torch._dynamo")
+        dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, 128)
     for name, (tower, is_trained) in towers.items():
         count = tower.num_groups if recompute or compiled else 0
         if recompute and is_trained and count == 0:

@@ -51,7 +51,9 @@ def train_stages(
     approach.prepare(features)
     active = [name for name, stage in approach.stages.items() if stage.epochs > 0]
     trained = [approach.stages[name].train for name in active]
-    change_forwards(approach.encoder, trained, recompute=config.trainer.gradient_checkpointing)
+    change_forwards(
+        approach.encoder, trained, recompute=config.trainer.gradient_checkpointing, compiled=config.trainer.compile
+    )
     reached = active.index(resumed[1]["stage"]) if resumed is not None else 0
     best: float | None = None
     for index, name in enumerate(active):
