@@ -1,41 +1,43 @@
 """Memory and time of the losses, forward and backward, beside whole matrices and open_clip's, by batch size.
 
-Run: python -m benchmarks.loss        (about 15 minutes on two cores; writes benchmarks/LOSS.md)
+Run: python -m benchmarks.loss        (about 10 minutes on two cores; writes benchmarks/LOSS.md)
 
-Every measurement is a fresh process, and the contestants of a size take turns. Memory is what the peak (ru_maxrss)
-rises above embeddings and libraries; the embeddings' gradients are part of it. open_clip's SigLipLoss works in blocks
-across processes alone (`dist_impl`): "in blocks" sums its own `_loss` over blocks of 1,024 × 1,024 on one process.
+Every measurement is a process of its own, forked where torch is loaded and has done nothing yet; the contestants of a
+size take turns. Memory is what the peak (ru_maxrss) rises above embeddings and libraries; the embeddings' gradients are
+part of it. open_clip's SigLipLoss works in blocks across processes alone (`dist_impl`): "in blocks" sums its own
+`_loss` over blocks of 1,024 × 1,024 on one process.
 """
 
 import argparse
-import json
 import math
+import multiprocessing
 import os
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-WIDTH, BLOCK, THREADS = 512, 1024, 2
+# Before torch is loaded. Threads that spin would wait for other programs' turn.
+os.environ |= {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+
+import torch
+from open_clip.loss import ClipLoss, SigLipLoss
+
+from clipkit.losses import contrastive_loss, sigmoid_loss
+
+WIDTH, BLOCK = 512, 1024
 OURS, WHOLE, PEER = "ours", "ours, whole matrix", "open_clip ClipLoss"
 SIGMOID, SIGMOID_WHOLE, SIGMOID_BLOCKS = "ours, sigmoid", "open_clip SigLipLoss", "open_clip SigLipLoss in blocks"
 LINEAR, SQUARE = [OURS, SIGMOID], [OURS, WHOLE, PEER, SIGMOID, SIGMOID_WHOLE, SIGMOID_BLOCKS]
 SIZES = {4096: SQUARE, 8192: SQUARE, 16384: SQUARE, 32768: LINEAR}
+TURNS = {4096: 5, 8192: 3, 16384: 2, 32768: 1}
 
 
-def measure(contestant: str, rows: int) -> None:
-    """One forward and backward pass in this process; prints its seconds and extra megabytes."""
-    import torch
-    from open_clip.loss import ClipLoss, SigLipLoss
-
-    from clipkit.losses import contrastive_loss, sigmoid_loss
-
-    torch.set_num_threads(THREADS)
+def measure(contestant: str, rows: int) -> dict[str, float]:
+    """One forward and backward pass in this process: its seconds and extra megabytes."""
     torch.manual_seed(0)
     image, text = torch.randn(rows, WIDTH), torch.randn(rows, WIDTH)
     for embeds in (image, text):
@@ -68,28 +70,19 @@ def measure(contestant: str, rows: int) -> None:
     took, busy = time.perf_counter() - began, time.process_time() - busy
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     megabytes = grown * (1 if sys.platform == "darwin" else 1024) / 1e6
-    print(json.dumps({"seconds": took, "cpu": busy, "megabytes": megabytes, "loss": loss.item()}))
+    return {"seconds": took, "cpu": busy, "megabytes": megabytes, "loss": loss.item()}
 
 
 def in_a_fresh_process(contestant: str, rows: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--measure", contestant, "--rows", str(rows)]
-    threads = {"OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "PASSIVE"}  # spinning would wait for other programs
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | threads)
-    if done.returncode:
-        raise SystemExit(f"{contestant}, {rows} rows: {done.stderr}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply(measure, (contestant, rows))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=1, help=f"times the turns of each size, {TURNS}")
     parser.add_argument("--rows", type=int, nargs="*", default=list(SIZES), choices=list(SIZES))
     options = parser.parse_args()
-    if options.measure is not None:
-        return measure(options.measure, options.rows[0])
-
     lines = [
         "| batch | loss | extra MB | seconds | times ours (median, of turns min … max) | CPU seconds | times ours |",
         "|---|---|---|---|---|---|---|",
@@ -98,7 +91,9 @@ def main() -> None:
     slower: dict[tuple[str, int], float] = {}
     busier: dict[tuple[str, int], float] = {}
     for rows in options.rows:
-        turns = [{one: in_a_fresh_process(one, rows) for one in SIZES[rows]} for _ in range(options.repeats)]
+        turns = [
+            {one: in_a_fresh_process(one, rows) for one in SIZES[rows]} for _ in range(options.repeats * TURNS[rows])
+        ]
         for one in SIZES[rows]:
             memory[one, rows] = statistics.median(turn[one]["megabytes"] for turn in turns)
             own = SIGMOID if "ig" in one else OURS
@@ -134,16 +129,20 @@ def main() -> None:
             f"| memory of {SIGMOID_BLOCKS} ÷ ours, 16,384 | "
             f"{memory[SIGMOID_BLOCKS, 16384] / memory[SIGMOID, 16384]:.1f} | ≥ 4 |",
         ]
+    counts = ", ".join(str(options.repeats * turns) for turns in TURNS.values())
     text = (
         "# Memory and time of the losses\n\n"
-        f"`python -m benchmarks.loss --repeats {options.repeats}` ({platform.machine()}, {THREADS} threads, float32, "
-        f"embeddings of {WIDTH}, forward and backward, each in a fresh process). Medians of turns. Absolute times are "
-        "the machine's; the ratios are what to read, of CPU seconds where other programs run besides. The gradients of "
-        "the embeddings are part of the memory.\n\n" + "\n".join(verdicts) + "\n\n" + "\n".join(lines) + "\n"
+        f"`python -m benchmarks.loss --repeats {options.repeats}` ({platform.machine()}, {torch.get_num_threads()} "
+        f"threads, float32, embeddings of {WIDTH}, forward and backward, each in a process of its own). Medians of "
+        f"{counts} turns by size. Absolute times are the machine's; the ratios are what to read, of CPU seconds where "
+        "other programs run besides. The gradients of the embeddings are part of the memory.\n\n"
+        + "\n".join(verdicts)
+        + "\n\n"
+        + "\n".join(lines)
+        + "\n"
     )
     Path(__file__).with_name("LOSS.md").write_text(text)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

@@ -108,7 +108,9 @@ class _ContrastiveLoss(torch.autograd.Function):
             sums = [LogSumExp(image, len(part)) for part in (image, columns)]
             alike_sums = [LogSumExp(image, len(part)) for part in (image, columns)]
             for r, c in tiles(len(image), len(columns), side):
-                logits = (scale * image[r]) @ columns[c].T
+                if c.start == 0:
+                    rows = scale * image[r]
+                logits = rows @ columns[c].T
                 sums[0].add(r, logits, dim=1)
                 sums[1].add(c, logits, dim=0)
                 if isinstance(answers, _Resemblance):
@@ -148,7 +150,9 @@ class _ContrastiveLoss(torch.autograd.Function):
             shift = math.log(ctx.images.total), math.log(ctx.texts.total)
             row, column, *alike_norms = (norm + shift[i % 2] for i, norm in enumerate((row, column, *alike_norms)))
             for r, c in tiles(len(image), len(columns), ctx.side):
-                logits = (scale * image[r]) @ columns[c].T
+                if c.start == 0:
+                    rows = scale * image[r]
+                logits = rows @ columns[c].T
                 slope = (logits - row[r, None]).exp_()  # G
                 slope += logits.sub_(column[c]).exp_()
                 if isinstance(answers, _Resemblance):

@@ -90,7 +90,9 @@ class _SigmoidLoss(torch.autograd.Function):
             by_column = torch.zeros_like(columns) if for_text else None
             loss, chances = image.new_zeros(()), image.new_zeros(())
             for r, c in tiles(len(image), len(columns), side):
-                logits = torch.addmm(bias, scale * image[r], columns[c].T)
+                if c.start == 0:
+                    rows = scale * image[r]
+                logits = torch.addmm(bias, rows, columns[c].T)
                 loss += _softplus(logits).sum()
                 logits.sigmoid_()
                 chances += logits.sum()
