@@ -127,6 +127,23 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(clipkit: Command, tiny_ru
     assert (tiny_run / "run.json").read_text() == before
 
 
+def test_a_run_is_not_continued_while_it_is_at_work(clipkit: Command) -> None:
+    process = clipkit.start("train", *RECIPE, "name=stopped", "approach.stages.towers.epochs=500")
+    folder = clipkit.folder / "outputs/train/stopped"
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints/last.ckpt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    try:
+        done = clipkit("train", "resume=outputs/train/stopped")
+        assert done.returncode == 2
+        assert "another process is at work in" in done.stderr
+        assert process.poll() is None
+        assert json.loads((folder / "run.json").read_text())["status"] == "running"
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_resuming_with_another_recipe_is_refused(clipkit: Command, tiny_run: Path) -> None:
     done = clipkit("train", f"resume={tiny_run}", "approach.targets=soft")
     assert done.returncode == 2

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
@@ -54,13 +55,14 @@ class Run:
         resume: continue what is there.
 
     Raises:
-        UserError: the folder holds a run already (without `resume` or `overwrite`), or a resumed run's configuration
-            differs in what decides its result.
+        UserError: the folder holds a run already (without `resume` or `overwrite`), another process is at work there,
+            or a resumed run's configuration differs in what decides its result.
     """
 
     def __init__(self, config: DictConfig, overrides: Sequence[str], *, resume: bool = False) -> None:
         self.folder = Path(config.run_dir)
         self.writes = True
+        self._lock: FileLock | None = None
         self.started = time.time()
         self.about: dict[str, Any] = {}
         before = _read_json(self.folder / "run.json")
@@ -82,6 +84,7 @@ class Run:
             assert before is not None
             self.about = before
             return
+        self._lock = _alone_in(self.folder)
         if before is not None and (not resume or stillborn):
             _remove_results(self.folder, keep=OmegaConf.select(config, "data.manifest"))
         overrides = [text for text in overrides if text.partition("=")[0] not in ("resume", "overwrite")]
@@ -164,6 +167,8 @@ class Run:
         """Close the record: status, wall time, peak memory."""
         self.note_cost()
         self.note(**values, status=status)
+        if self._lock is not None:
+            self._lock.release()
 
     def note_cost(self) -> None:
         """Write down time and memory up to now."""
@@ -193,7 +198,7 @@ class _Reader(Run):
     """A run as the processes that do not write it know it."""
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        self.folder, self.started, self.writes = folder, time.time(), False
+        self.folder, self.started, self.writes, self._lock = folder, time.time(), False, None
         self.finished = about.pop("finished")
         self.about = about
 
@@ -240,6 +245,21 @@ def _same_configuration(folder: Path, config: dict[Any, Any]) -> None:
             f"resuming {folder} with another configuration ({shown}): leave these keys as they were, or start a new "
             f"run from its weights with backbone=checkpoint backbone.path={folder}/model"
         )
+
+
+def _alone_in(folder: Path) -> FileLock:
+    """Keep other processes out of a run's folder for as long as this one lives."""
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another process is at work in {folder}: wait for its end, or choose another name") from None
+    except NotImplementedError:
+        pass  # a disk without locks
+    except OSError as error:
+        raise UserError(f"the run's folder {folder} cannot be written: {error}") from error
+    return lock
 
 
 def _may_change(key: str) -> bool:
