@@ -6,7 +6,9 @@ Wraps `hydra.main`: texts and paths are taken literally, mistakes become one mes
 
 import json
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +28,7 @@ LISTS = ("labels",)
 TAKE_A_VALUE = (
     "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
 )  # fmt: skip
+AFTER_FIRST_S = 3.0
 FLAGS_THAT_ONLY_SHOW = ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc")
 
 
@@ -41,8 +44,14 @@ class Failed(Exception):
     """A process that this one had started has failed. Carries its exit status, and what it has not said itself."""
 
     def __init__(self, message: str | None, status: int) -> None:
-        super().__init__(message)
+        super().__init__(message, status)  # both: it is pickled on its way from a launcher's job
         self.message, self.status = message, status
+
+
+class _Failures:
+    """The exit statuses of the jobs that failed in this process; None in one that a launcher has started."""
+
+    here: list[int] | None = None
 
 
 def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -65,7 +74,7 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
 
     multirun = any(argument in ("-m", "--multirun") for argument in arguments)
     flags = [a for a in arguments if a.startswith("-")]
-    failures: list[int] = []
+    failures = _Failures.here = []
     try:
         if any(flag in ("--help", "-h") for flag in flags):
             from clipkit.runs.help import help_text
@@ -78,21 +87,25 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
     except UserError as error:
         return _say(error)
 
-    def job(config: DictConfig) -> Any:
+    def job(config: DictConfig) -> Any:  # a launcher may pickle it and run it on another machine
         try:
             with open_dict(config):
                 config.run_dir = HydraConfig.get().runtime.output_dir
+            if name == "train":
+                _meet_in_job(config)
             return task(config)
         except UserError as error:
-            failures.append(_say(error))
             _note_failure(config, str(error))
+            status = _say(error)
         except Failed as error:
             if error.message is not None:
                 print(f"error: {error.message}", file=sys.stderr)
-            failures.append(error.status)
+            status = error.status
         except Interrupted as stop:
             if str(stop):
                 print(f"\n{stop}", file=sys.stderr)
+            _let_launcher_requeue(stop.status)
+            _leave_after_first(stop.status)
             sys.exit(stop.status)
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
@@ -109,12 +122,24 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
             import traceback
 
             traceback.print_exc()
-            failures.append(2)
+            status = 2
+        if _Failures.here is None:
+            raise Failed(None, status)  # the launcher brings it back to the process that waits for all jobs
+        _Failures.here.append(status)
         return None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # our bugs keep their traceback
     sys.argv = [sys.argv[0], *arguments]
-    hydra.main(version_base="1.3", config_path="pkg://clipkit.conf", config_name=name)(job)()
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://clipkit.conf", config_name=name)(job)()
+    except Failed:
+        print("jobs of this multirun failed; their folders say why in run.json", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if not type(error).__module__.startswith("submitit"):
+            raise
+        print(f"error: {error}", file=sys.stderr)  # a job that was ended, or could not be submitted
+        return 2
     if failures and multirun:
         print(f"{len(failures)} job(s) of this multirun failed; their folders say why in run.json", file=sys.stderr)
     return 0 if not failures else 2 if multirun else failures[0]
@@ -141,6 +166,16 @@ def _meet_others(name: str, arguments: list[str], multirun: bool) -> list[str]:
     ranks.join(own, backend=backend_of(config.trainer))
     folder = ranks.from_first(lambda: output_folder(name, overrides))
     return [*arguments, f"hydra.run.dir={quoted(folder)}"]
+
+
+def _meet_in_job(config: DictConfig) -> None:
+    """Meet the other tasks of a launcher's job (submitit); they know the job's folder already."""
+    if _Failures.here is not None or config.trainer.processes != "outside":
+        return
+    from clipkit import ranks
+    from clipkit.runs.launch import backend_of, found_place
+
+    ranks.join(found_place(), backend=backend_of(config.trainer))
 
 
 def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -223,8 +258,26 @@ def _unquote(text: str) -> str:
 
 
 def _say(error: UserError) -> int:
+    _leave_after_first(2)
     print(f"error: {error}", file=sys.stderr)
     return 2
+
+
+def _leave_after_first(status: int) -> None:
+    """Process 0 speaks for all that torchrun or srun have started: the others wait for it to leave.
+
+    They are then told to end, or say themselves what process 0 did not find.
+    """
+    if any(os.environ.get(key, "0") != "0" for key in ("RANK", "SLURM_PROCID")) and "CLIPKIT_PARENT" not in os.environ:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(status))
+        time.sleep(AFTER_FIRST_S)
+
+
+def _let_launcher_requeue(status: int) -> None:
+    """SIGUSR2 is how submitit warns of a job's end: what it would have done at once follows now that all is saved."""
+    handler = signal.getsignal(signal.SIGUSR2)
+    if status == 128 + signal.SIGUSR2 and callable(handler):
+        handler(signal.SIGUSR2, None)
 
 
 def _met() -> Any:

@@ -37,7 +37,7 @@ __all__ = ["backend_of", "end_with_parent", "found_place", "started_by_launch", 
 PARENT = "CLIPKIT_PARENT"  # in the environment of a process that `supervise` has started: who watches it
 GRACE_S = (10.0, 20.0)  # for the others when one has failed: to end by themselves, and after SIGTERM
 PR_SET_PDEATHSIG = 1  # prctl.h
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 SWEEP = ("hydra.run.dir", "hydra.sweep", "hydra.mode", "hydra/sweeper", "hydra/launcher", "hydra.launcher")
 SHOWN = 15  # lines of a failed process's log
 
@@ -59,7 +59,7 @@ def found_place(environment: Mapping[str, str] = os.environ) -> Place:
                 address=environment["MASTER_ADDR"],
                 port=int(environment["MASTER_PORT"]),
             )
-        if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment and "SLURM_NTASKS" in environment:
+        if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:  # a batch script itself has no step
             return _found_in_slurm(environment)
     except (KeyError, ValueError) as error:
         raise UserError(f"the variables of torchrun or SLURM are not complete: {error}") from error
@@ -67,7 +67,8 @@ def found_place(environment: Mapping[str, str] = os.environ) -> Place:
 
 
 def _found_in_slurm(environment: Mapping[str, str]) -> Place:
-    tasks, machines = int(environment["SLURM_NTASKS"]), int(environment.get("SLURM_NNODES", 1))
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])  # a step may be part of a job
+    machines = int(environment.get("SLURM_STEP_NUM_NODES") or environment["SLURM_NNODES"])
     if tasks % machines:
         raise UserError(f"SLURM runs {tasks} tasks on {machines} machines: as many on each are needed")
     job = int(environment["SLURM_JOB_ID"])
@@ -131,7 +132,7 @@ def wanted(trainer: DictConfig) -> int:
 
 
 def _started_outside() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
+    return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_STEP_ID" in os.environ
 
 
 def _devices(trainer: DictConfig) -> int:
