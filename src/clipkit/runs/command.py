@@ -28,7 +28,7 @@ LISTS = ("labels",)
 TAKE_A_VALUE = (
     "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
 )  # fmt: skip
-AFTER_FIRST_S = 3.0
+AFTER_FIRST_S = 10.0
 FLAGS_THAT_ONLY_SHOW = ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc")
 
 
@@ -102,10 +102,9 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
                 print(f"error: {error.message}", file=sys.stderr)
             status = error.status
         except Interrupted as stop:
-            if str(stop):
+            if not _first_has_left() and str(stop):
                 print(f"\n{stop}", file=sys.stderr)
             _let_launcher_requeue(stop.status)
-            _leave_after_first(stop.status)
             sys.exit(stop.status)
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
@@ -149,21 +148,19 @@ def _meet_others(name: str, arguments: list[str], multirun: bool) -> list[str]:
     """Where several processes were started to train together: meet them, and use the same folder as process 0."""
     if not any(key in os.environ for key in ("RANK", "SLURM_PROCID")):
         return arguments
+    from clipkit import ranks
     from clipkit.runs.compose import compose_config, output_folder
-    from clipkit.runs.launch import found_place, started_by_launch
+    from clipkit.runs.launch import end_with_parent, found_place, meet, wanted
 
-    _, overrides = _split_flags(arguments)
-    own = found_place()
-    config = compose_config(name, [text for text in overrides if not text.startswith("hydra")])
-    if own.ranks == 1 or not (started_by_launch() or config.trainer.processes == "outside"):
+    if found_place().ranks == 1:
         return arguments
     if multirun:
         raise UserError("a multirun starts its jobs' processes by itself (trainer=ddp): leave torchrun or srun out")
-    from clipkit import ranks
-    from clipkit.runs.launch import backend_of, end_with_parent
-
+    _, overrides = _split_flags(arguments)
+    trainer = compose_config(name, [text for text in overrides if not text.startswith("hydra")]).trainer
+    wanted(trainer)
     end_with_parent()
-    ranks.join(own, backend=backend_of(config.trainer))
+    meet(trainer)
     folder = ranks.from_first(lambda: output_folder(name, overrides))
     return [*arguments, f"hydra.run.dir={quoted(folder)}"]
 
@@ -172,10 +169,9 @@ def _meet_in_job(config: DictConfig) -> None:
     """Meet the other tasks of a launcher's job (submitit); they know the job's folder already."""
     if _Failures.here is not None or config.trainer.processes != "outside":
         return
-    from clipkit import ranks
-    from clipkit.runs.launch import backend_of, found_place
+    from clipkit.runs.launch import meet
 
-    ranks.join(found_place(), backend=backend_of(config.trainer))
+    meet(config.trainer)
 
 
 def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -258,19 +254,26 @@ def _unquote(text: str) -> str:
 
 
 def _say(error: UserError) -> int:
-    _leave_after_first(2)
-    print(f"error: {error}", file=sys.stderr)
+    if not _first_has_left():
+        print(f"error: {error}", file=sys.stderr)
     return 2
 
 
-def _leave_after_first(status: int) -> None:
-    """Process 0 speaks for all that torchrun or srun have started: the others wait for it to leave.
+def _first_has_left() -> bool:
+    """Process 0 speaks for all that torchrun or srun have started: the others are told to end once it has left.
 
-    They are then told to end, or say themselves what process 0 did not find.
+    They wait for that, with their exit status in hand; who is not told has found something that process 0 has not.
     """
-    if any(os.environ.get(key, "0") != "0" for key in ("RANK", "SLURM_PROCID")) and "CLIPKIT_PARENT" not in os.environ:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(status))
-        time.sleep(AFTER_FIRST_S)
+    other = any(os.environ.get(key, "0") != "0" for key in ("RANK", "SLURM_PROCID"))
+    if not other or "CLIPKIT_PARENT" in os.environ:
+        return False
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    end = time.monotonic() + AFTER_FIRST_S
+    while not told and time.monotonic() < end:
+        time.sleep(0.05)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # to the end: the status has to be this process's own
+    return bool(told)
 
 
 def _let_launcher_requeue(status: int) -> None:

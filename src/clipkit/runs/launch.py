@@ -27,12 +27,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from clipkit.errors import UserError
-from clipkit.ranks import Place
+from clipkit.ranks import Place, join
 from clipkit.runs.command import Failed, Interrupted, quoted
 from clipkit.runs.progress import as_typed
 from clipkit.runs.record import mark_failed
 
-__all__ = ["backend_of", "end_with_parent", "found_place", "started_by_launch", "supervise", "wanted"]
+__all__ = ["backend_of", "end_with_parent", "found_place", "meet", "started_by_launch", "supervise", "wanted"]
 
 PARENT = "CLIPKIT_PARENT"  # in the environment of a process that `supervise` has started: who watches it
 GRACE_S = (10.0, 20.0)  # for the others when one has failed: to end by themselves, and after SIGTERM
@@ -108,6 +108,24 @@ def backend_of(trainer: DictConfig) -> str:
 
     on_gpu = trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and torch.cuda.device_count() > 0)
     return "nccl" if on_gpu else "gloo"
+
+
+def meet(trainer: DictConfig) -> None:
+    """Join the processes that were started together with this one.
+
+    Raises:
+        UserError: this process sees no GPU of its own, or the others cannot be reached.
+    """
+    import torch
+
+    own, backend = found_place(), backend_of(trainer)
+    if backend == "nccl" and own.local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"process {own.rank} is number {own.local_rank} on its machine (counted from 0) and sees "
+            f"{torch.cuda.device_count()} GPUs: start one a GPU, each of which sees all GPUs of its machine (in SLURM "
+            "--gpus-per-node and --ntasks-per-node with the same number, without --gpus-per-task)"
+        )
+    join(own, backend=backend)
 
 
 def wanted(trainer: DictConfig) -> int:
