@@ -2,7 +2,7 @@
 
 Run: install(folder) writes `sbatch`, `srun`, `scontrol`, `scancel`, `squeue` and `sacct` there; put it first on PATH
 and name a folder for the jobs' records in FAKE_SLURM. A job's first run with `--signal` gets that signal once the file
-pattern in FAKE_SLURM_WARN matches, as if its time were nearly over.
+pattern in FAKE_SLURM_WARN (with %a) matches, as if its time were nearly over.
 What they do was taken from SLURM's manual pages and the variables that its source sets.
 """
 
@@ -150,11 +150,28 @@ def _run_once(job: str) -> int:
     warned = restarts > 0
     while child.poll() is None:
         time.sleep(0.05)
-        pattern = os.environ.get("FAKE_SLURM_WARN")
+        pattern = os.environ.get("FAKE_SLURM_WARN", "").replace("%a", str(about.get("array_task", 0)))
         if asked["signal"] and pattern and not warned and list(Path(about["cwd"]).glob(pattern)):
             warned = True
             _send(job, asked["signal"].partition("@")[0])
+    _wait_for_tasks(job)
     return child.returncode
+
+
+def _wait_for_tasks(job: str) -> None:
+    """A job is over when its tasks are; they get SIGKILL if they take too long."""
+    end = time.monotonic() + KILL_WAIT_S
+    while left := [task for task in read(job).get("tasks", []) if _runs(task)]:
+        if time.monotonic() > end:
+            for task in left:
+                os.kill(task, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def _runs(process: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    return False
 
 
 def srun(arguments: Sequence[str]) -> int:

@@ -84,11 +84,11 @@ def _found_in_slurm(environment: Mapping[str, str]) -> Place:
 
 
 def _first_host(listed: str) -> str:
-    """`gpu[07-09,12],cpu1` -> `gpu07`."""
-    found = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\])?", listed)
+    """`gpu[07-09,12]-ib,cpu1` -> `gpu07-ib`."""
+    found = re.match(r"(?:[^\[,]|\[[^\]]+\])+", listed)
     if found is None:
         raise ValueError(f"SLURM_STEP_NODELIST={listed}")
-    return found[1] + (found[2] or "")
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", found[0])
 
 
 def started_by_launch() -> bool:
