@@ -272,6 +272,14 @@ def torchrun(clipkit: Command, *arguments: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.slow
+def test_a_batch_script_may_train_by_one_process_whatever_it_asked_slurm_for(clipkit: Command) -> None:
+    clipkit.warm = False  # no srun: `--ntasks=8` is no reason to refuse, nor to wait for seven others
+    done = clipkit("train", *MODEL, "trainer=cpu", "approach.stages.towers.epochs=1", "name=alone", **IN_BATCH_SCRIPT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert about(clipkit.folder / "outputs/train/alone")["processes"] == 1
+
+
+@pytest.mark.slow
 def test_torchrun_trains_as_ddp_does_in_one_folder_that_needs_no_name(
     clipkit: Command, expected: dict[str, float]
 ) -> None:

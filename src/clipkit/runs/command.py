@@ -134,10 +134,14 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
     except Failed:
         print("jobs of this multirun failed; their folders say why in run.json", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nstopped; jobs that a launcher has submitted go on", file=sys.stderr)
+        return 130
     except Exception as error:
-        if not type(error).__module__.startswith("submitit"):
+        said = _launcher_says(error)
+        if said is None:
             raise
-        print(f"error: {error}", file=sys.stderr)  # a job that was ended, or could not be submitted
+        print(f"error: {said}", file=sys.stderr)
         return 2
     if failures and multirun:
         print(f"{len(failures)} job(s) of this multirun failed; their folders say why in run.json", file=sys.stderr)
@@ -274,6 +278,17 @@ def _first_has_left() -> bool:
         time.sleep(0.05)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # to the end: the status has to be this process's own
     return bool(told)
+
+
+def _launcher_says(error: Exception) -> str | None:
+    """What keeps a launcher from its work, in words; None for any other error."""
+    text = str(error)
+    if type(error).__name__ == "MissingConfigException" and "hydra/launcher" in text:
+        hint = '\nsubmitit_slurm and submitit_local come with: pip install "clipkit-train[slurm]"'
+        return text.partition("Config search path")[0].strip() + hint
+    if type(error).__module__.startswith("submitit"):
+        return text  # a job was ended, or could not be submitted
+    return "SLURM's srun is not on PATH: submit from a machine of the cluster" if '"srun"' in text else None
 
 
 def _let_launcher_requeue(status: int) -> None:

@@ -55,7 +55,7 @@ class MetProcesses(ClusterEnvironment):
 
 
 def settings_for_processes(module: pl.LightningModule, device: torch.device) -> dict[str, object]:
-    """The Trainer's arguments for as many processes as train together; none for one alone.
+    """The Trainer's arguments for as many processes as train together.
 
     Gradients are averaged over processes: the losses are made for that (`clipkit.losses`). Buffers are not sent around:
     statistics of BatchNorm are computed over all processes on GPUs, and are refused on processors.
@@ -63,9 +63,9 @@ def settings_for_processes(module: pl.LightningModule, device: torch.device) -> 
     Raises:
         UserError: BatchNorm would be trained by several processes on processors.
     """
-    if ranks() == 1:
-        return {}
     own = place()
+    if ranks() == 1:
+        return {"plugins": [MetProcesses(own)]}  # else Lightning reads a SLURM job's variables, and refuses some
     module.train()
     batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in module.modules())
     if batchnorm and device.type != "cuda":
