@@ -148,8 +148,15 @@ def _run_once(job: str) -> int:
     child = subprocess.Popen(line, cwd=about["cwd"], env=environment, start_new_session=True, **streams)
     write(job, state="RUNNING", process=child.pid)
     warned = restarts > 0
+    ending = False
     while child.poll() is None:
         time.sleep(0.05)
+        if not ending and read(job)["state"] == "REQUEUED":
+            ending = True
+            time.sleep(0.3)
+            _send(job, "TERM")
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
         pattern = os.environ.get("FAKE_SLURM_WARN", "").replace("%a", str(about.get("array_task", 0)))
         if asked["signal"] and pattern and not warned and list(Path(about["cwd"]).glob(pattern)):
             warned = True
@@ -221,13 +228,10 @@ def srun(arguments: Sequence[str]) -> int:
 
 
 def scontrol(arguments: Sequence[str]) -> int:
-    """`requeue JOB` ends a job and lets it start again."""
+    """`requeue JOB` asks for a job to be ended and started again; that happens a moment later."""
     what, job = arguments
     assert what == "requeue", arguments
-    job = _own_number(job)
-    write(job, state="REQUEUED")
-    os.killpg(read(job)["process"], signal.SIGTERM)
-    _send(job, "TERM")
+    write(_own_number(job), state="REQUEUED")
     return 0
 
 

@@ -362,8 +362,8 @@ def test_a_sweep_through_submitit_runs_each_job_by_two_processes_and_continues_i
     assert done.returncode == 0, done.stdout + done.stderr
     head = [line for line in (slurm.folder / "jobs/1000.sh").read_text().splitlines() if line.startswith("#SBATCH")]
     for line in (
-        "--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=2", "--cpus-per-task=4", "--partition=long", "--time=90",
-        "--signal=USR2@120", "--array=0-1%2",
+        "--job-name=clipkit-train", "--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=2", "--cpus-per-task=4",
+        "--partition=long", "--time=90", "--signal=USR2@120", "--array=0-1%2",
     ):  # fmt: skip
         assert f"#SBATCH {line}" in head
     first, second = runs(slurm.folder)
