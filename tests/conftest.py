@@ -1,6 +1,7 @@
 """Shared fixtures: an offline environment, small models, and one finished run that many tests look at."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,23 @@ class Command:
             env=whole,
             capture_output=True,
             text=True,
+            timeout=timeout,
+        )
+
+    def together(self, count: int, *arguments: str, timeout: float = 300) -> list[subprocess.CompletedProcess[str]]:
+        """`train` by processes that were started together, on the processor, as torchrun does it; all of them, warm."""
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+        world = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        world["TORCHELASTIC_RUN_ID"] = "test"
+        own = [{key: str(value) for key, value in {**world, "RANK": r, "LOCAL_RANK": r}.items()} for r in range(count)]
+        return WARM.run_together(
+            "train",
+            [*arguments, "trainer=multi_node", "trainer.accelerator=cpu", "trainer.threads=1"],
+            cwd=self.folder,
+            environment=self.environment,
+            own_environments=own,
             timeout=timeout,
         )
 

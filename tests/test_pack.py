@@ -38,7 +38,7 @@ def test_a_packed_data_set_is_used_by_training_and_said(clipkit: Command, pairs:
     assert "32 of 32 training pictures come from the packed store" in trained.stdout
     about = json.loads((tmp_path / "outputs/train/run/run.json").read_text())
     assert about["packed"].startswith("list-80-raw-")
-    assert 0 <= about["waiting_for_data"]["towers"] <= 1
+    assert 0 <= about["performance"]["towers"]["waiting_for_data"] <= 1
 
 
 def test_broken_pictures_are_listed_and_too_many_are_an_error(clipkit: Command, pairs: Path, tmp_path: Path) -> None:

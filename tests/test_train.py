@@ -49,7 +49,7 @@ def test_run_json_tells_how_the_run_was_made(tiny_run: Path) -> None:
     assert about["seed"] == 0
     assert about["versions"]["torch"] == torch.__version__.split("+")[0]
     assert about["peak_memory_mb"] > 100
-    assert about["pairs_per_s"]["towers"] > 0
+    assert about["performance"]["towers"]["pairs_per_s"] > 0
     assert about["command"].startswith("python -m clipkit.train backbone=tiny")
 
 

@@ -46,6 +46,22 @@ class WarmProcesses:
         self, command: str, arguments: list[str], *, cwd: Path, environment: dict[str, str], timeout: float
     ) -> subprocess.CompletedProcess[str]:
         """One `python -m clipkit.COMMAND`, to its end; `TimeoutExpired` as `subprocess.run` raises it."""
+        (done,) = self.run_together(
+            command, arguments, cwd=cwd, environment=environment, own_environments=[{}], timeout=timeout
+        )
+        return done
+
+    def run_together(
+        self,
+        command: str,
+        arguments: list[str],
+        *,
+        cwd: Path,
+        environment: dict[str, str],
+        own_environments: list[dict[str, str]],
+        timeout: float,
+    ) -> list[subprocess.CompletedProcess[str]]:
+        """The same command by several processes at once, as torchrun starts them, each with variables of its own."""
         if self._parent is None or self._parent.poll() is not None:
             self._parent = subprocess.Popen(
                 [sys.executable, __file__],
@@ -62,17 +78,25 @@ class WarmProcesses:
                 "arguments": arguments,
                 "cwd": str(cwd),
                 "environment": {key: environment[key] for key in OWN if key in environment},
-                "streams": [f"{place}/stdout", f"{place}/stderr"],
+                "own_environments": own_environments,
+                "streams": f"{place}/",
                 "timeout": timeout,
             }
             self._parent.stdin.write(json.dumps(request) + "\n")
             self._parent.stdin.flush()
             answer: dict[str, Any] = json.loads(self._parent.stdout.readline())
-            said = [Path(stream).read_text(errors="replace") for stream in request["streams"]]  # type: ignore[attr-defined]
+            said = [
+                [Path(f"{place}/{number}.{stream}").read_text(errors="replace") for stream in (1, 2)]
+                for number in range(len(own_environments))
+            ]
         line = [sys.executable, "-m", f"clipkit.{command}", *arguments]
-        if answer["status"] is None:
-            raise subprocess.TimeoutExpired(line, timeout, said[0], said[1])
-        return subprocess.CompletedProcess(line, answer["status"], said[0], said[1])
+        for status, (out, err) in zip(answer["status"], said, strict=True):
+            if status is None:
+                raise subprocess.TimeoutExpired(line, timeout, out, err)
+        return [
+            subprocess.CompletedProcess(line, status, out, err)
+            for status, (out, err) in zip(answer["status"], said, strict=True)
+        ]
 
 
 def _serve() -> None:
@@ -82,13 +106,17 @@ def _serve() -> None:
         importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _become(request)
-        print(json.dumps({"status": _wait(child, request["timeout"])}), flush=True)
+        children = []
+        for number in range(len(request["own_environments"])):
+            child = os.fork()
+            if child == 0:
+                _become(request, number)
+            children.append(child)
+        end = time.monotonic() + request["timeout"]
+        print(json.dumps({"status": [_wait(child, end - time.monotonic()) for child in children]}), flush=True)
 
 
-def _become(request: dict[str, Any]) -> None:
+def _become(request: dict[str, Any], which: int) -> None:
     """In the child: do what `python -m` does, and leave with its status."""
     import runpy
     import traceback
@@ -97,9 +125,9 @@ def _become(request: dict[str, Any]) -> None:
     try:
         os.setsid()
         os.chdir(request["cwd"])
-        os.environ.update(request["environment"])
-        for number, path in zip((1, 2), request["streams"], strict=True):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        os.environ.update(request["environment"] | request["own_environments"][which])
+        for number in (1, 2):
+            os.dup2(os.open(f"{request['streams']}{which}.{number}", os.O_WRONLY | os.O_CREAT), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.argv = ["python", *request["arguments"]]
         sys.path[0] = ""  # where `python -m` looks first

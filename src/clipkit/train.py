@@ -71,6 +71,7 @@ def main(config: DictConfig) -> float | None:
             store = FeatureStore(f"{config.cache_dir}/features")
             features = FrozenFeatures(encoder, data, store, on_progress=progress)
             loggers, score = train_stages(config, approach, features, run, signals, device)
+        notes += run.about.get("alarms", [])
 
         encoder.aligned = True
         encoder.frozen_dtype = None

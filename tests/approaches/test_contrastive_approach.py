@@ -30,7 +30,7 @@ from clipkit.models.projection import LinearProjection
 from clipkit.models.text import TransformersTextTower
 
 
-def tiny_encoder(standardize: bool = False) -> DualEncoder:
+def tiny_encoder(standardize: bool = False, logit_bias: float | None = None) -> DualEncoder:
     torch.manual_seed(0)
     text = {"model_type": "bert", "vocab_size": 259, "hidden_size": 64, "num_hidden_layers": 2}
     text |= {"num_attention_heads": 4, "intermediate_size": 128, "max_position_embeddings": 128, "pad_token_id": 0}
@@ -38,6 +38,7 @@ def tiny_encoder(standardize: bool = False) -> DualEncoder:
         TimmImageTower("test_efficientnet", image_size=32, standardize=standardize),
         TransformersTextTower(config=text, standardize=standardize),
         projection=partial(LinearProjection, embed_dim=32),
+        logit_bias=logit_bias,
     )
 
 
@@ -53,10 +54,11 @@ def training(
     lr: float = 1e-2,
     standardize: bool = False,
     captions: CaptionMode = "random",
+    logit_bias: float | None = None,
     **options: Any,
 ) -> tuple[Contrastive, PairData]:
     """An approach at the start of its only stage, on 29 training pictures that make one batch."""
-    encoder = tiny_encoder(standardize)
+    encoder = tiny_encoder(standardize, logit_bias)
     records = synthetic(40, image_size=32)
     data = PairData(records, preprocess=encoder.preprocess, tokenize=encoder.tokenize, captions=captions)
     data.find_broken()
@@ -98,6 +100,70 @@ def test_a_text_bank_needs_a_frozen_text_tower(tmp_path: Path) -> None:
         training(tmp_path, Trained(text_groups=1), targets="multi_positive", text_bank=True)
 
 
+@pytest.mark.parametrize(
+    ("bias", "options", "advice"),
+    [
+        (None, {}, "set backbone.logit_bias=-10 and backbone.temperature=0.1"),
+        (-10.0, {"targets": "soft"}, "set approach.targets=hard or multi_positive"),
+        (-10.0, {"targets": "multi_positive", "text_bank": True}, "set approach.text_bank=false or auto"),
+    ],
+)
+def test_the_sigmoid_loss_says_what_it_needs(bias: float | None, options: dict[str, Any], advice: str) -> None:
+    with pytest.raises(UserError, match=advice):
+        Contrastive(tiny_encoder(logit_bias=bias), stages={}, loss="sigmoid", **options)
+
+
+@pytest.mark.parametrize("chunk", [0, -5])
+def test_a_loss_chunk_has_at_least_one_row(chunk: int) -> None:
+    with pytest.raises(UserError, match=f"approach.loss_chunk={chunk}: give a number"):
+        Contrastive(tiny_encoder(), stages={}, loss_chunk=chunk)
+
+
+@pytest.mark.parametrize("train", [Trained(), Trained(logit_scale=False)], ids=["scale trained", "scale frozen"])
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_the_bias_is_trained_by_the_sigmoid_loss_alone_and_with_the_temperature(
+    tmp_path: Path, loss: Any, train: Trained
+) -> None:
+    approach, data = training(tmp_path, train, logit_bias=-4.0, loss=loss, targets="multi_positive")
+    logged = fit(approach, data)
+    assert approach.encoder.logit_bias is not None
+    trained = loss == "sigmoid" and train.logit_scale
+    assert (approach.encoder.logit_bias.item() != -4.0) == trained
+    assert approach.encoder.logit_bias.requires_grad == trained
+    assert ("train/logit_bias" in logged) == (loss == "sigmoid")
+    assert bool(len(approach.bank_features)) == (loss == "softmax")
+
+
+def test_the_logged_sigmoid_losses_are_the_formula(tmp_path: Path) -> None:
+    approach, data = training(
+        tmp_path, Trained(), lr=0.0, captions="all", logit_bias=-4.0, loss="sigmoid", targets="hard", loss_chunk=7
+    )
+    logged = fit(approach, data)
+    encoder = approach.encoder.eval()
+    for split, name in (("train", "train/contrastive"), ("val", "val/loss")):
+        rows = data.split(split)
+        said = [list(rows.captions(row)) for row in range(len(rows))]
+        with torch.no_grad():
+            image = encoder.encode_image(data.pixels(rows.image_ids))
+            text = encoder.encode_text(encoder.tokenize([caption for own in said for caption in own]))
+            logits = encoder.logits(image, text).double()
+        groups = rows.groups if split == "val" else range(len(rows))  # in validation what the data set calls the same
+        owner = [groups[row] for row, own in enumerate(said) for _ in own]
+        sign = torch.tensor([[1.0 if group == other else -1.0 for other in owner] for group in groups]).double()
+        expected = (1 + (-sign * logits).exp()).log().sum() / len(rows)
+        assert logged[name] == pytest.approx(expected.item(), rel=1e-4), name
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("targets", ["hard", "multi_positive"])
+def test_loss_chunk_changes_no_number(tmp_path: Path, loss: Any, targets: Any) -> None:
+    options: dict[str, Any] = {"logit_bias": -4.0, "loss": loss, "targets": targets, "text_bank": False}
+    whole, chunked = (fit(*training(tmp_path, Trained(), loss_chunk=chunk, **options), epochs=2) for chunk in (None, 8))
+    assert whole.keys() == chunked.keys()
+    for name, value in whole.items():
+        assert chunked[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
 STEPS: list[tuple[Trained, dict[str, Any]]] = [
     (Trained(), {"targets": "multi_positive", "image_contrast": 0.25, "together": True}),
     (Trained(), {"targets": "hard"}),
@@ -122,14 +188,14 @@ def test_a_step_changes_what_is_trained_and_nothing_else_and_logs_finite_numbers
     assert any(name.startswith("image.") for name in changed) == (train.image_groups != 0)
     assert any(name.startswith("text.") for name in changed) == (train.text_groups != 0)
     assert ("image_projection.linear.weight" in changed) == train.projections
-    assert {"train/loss", "val/loss", "val/recall"} <= logged.keys()
+    assert {"train/loss_epoch", "val/loss", "val/recall"} <= logged.keys()
     assert all(math.isfinite(value) for value in logged.values())
     assert 0 <= logged["val/recall"] <= 1
 
 
 def test_training_the_heads_learns_the_pictures_by_heart(tmp_path: Path) -> None:
     logged = fit(*training(tmp_path, Trained(), standardize=True), epochs=25)
-    assert logged["train/loss"] < math.log(29) / 2  # embeddings that say nothing cost ln 29
+    assert logged["train/loss_epoch"] < math.log(29) / 2  # embeddings that say nothing cost ln 29
 
 
 def test_the_temperature_never_leaves_its_bounds(tmp_path: Path) -> None:
@@ -272,4 +338,4 @@ def test_all_captions_of_a_picture_stand_in_its_batch_in_every_kind_of_stage(
 def test_learning_all_captions_by_heart_lowers_the_loss(tmp_path: Path) -> None:
     options: dict[str, Any] = {"targets": "hard", "captions": "all", "standardize": True}
     logged = fit(*training(tmp_path, Trained(), **options), epochs=25)
-    assert logged["train/loss"] < (math.log(29) + math.log(58)) / 4  # half of what saying nothing costs
+    assert logged["train/loss_epoch"] < (math.log(29) + math.log(58)) / 4  # half of what saying nothing costs

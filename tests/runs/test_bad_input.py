@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conftest import Command
+from conftest import TINY, Command
 
 SMALL = ("backbone=tiny", "trainer=cpu", "debug=fast", "report=false")
 
@@ -142,3 +142,18 @@ def test_a_mistake_before_training_does_not_take_the_runs_name(clipkit: Command)
     assert mended.returncode == 0, mended.stderr
     again = clipkit("train", *SMALL, "data=synthetic", "name=x")
     assert_refused(again, "already holds a run (finished)")
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        (("approach.stages.towers.batch_size=1",), "nothing to be compared with"),
+        (("approach.stages.towers.batch_size=1", "approach.loss=sigmoid", "backbone.logit_bias=-10"), "nothing to be"),
+        (("approach.stages.towers.batch_size=2", "data.limit=3"), "BatchNorm, which needs two or more"),
+    ],
+)
+def test_a_batch_of_one_is_said(clipkit: Command, choices: tuple[str, ...], said: str) -> None:
+    done = clipkit("train", *TINY, *choices)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -24,6 +24,7 @@ def test_tensorboard_has_the_curves_the_final_numbers_and_the_pictures(clipkit: 
     metrics = json.loads((folder / "metrics.json").read_text())
     scalars = events.Tags()["scalars"]
     assert {"train/loss_step", "val/recall", *metrics} <= set(scalars)
+    assert len(events.Scalars("perf/waiting_for_data")) == len(events.Scalars("perf/pairs_per_s")) == 2  # epochs
     for name, value in metrics.items():
         assert events.Scalars(name)[-1].value == pytest.approx(value, rel=1e-6)
     pictures = {f"plots/{file.stem}" for file in (folder / "plots").glob("*.png")}
@@ -36,7 +37,7 @@ def test_wandb_works_offline_without_an_account(clipkit: Command) -> None:
     runs = list((folder / "wandb").glob("offline-run-*/*.wandb"))
     assert len(runs) == 1
     content = runs[0].read_bytes()
-    for name in ("train/loss_step", "test/i2t_recall@1"):
+    for name in ("train/loss_step", "perf/pairs_per_s", "perf/waiting_for_data", "test/i2t_recall@1"):
         assert name.encode() in content
     pictures = {file.stem.split("_")[0] for file in (folder / "wandb").rglob("media/images/plots/*.png")}
     assert {"training", "test-retrieval"} <= pictures

@@ -3,14 +3,17 @@
 Run: python -m clipkit.train approach=contrastive data=emoji
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from clipkit.approaches.base import Approach, Stage
+from clipkit.approaches.encoding import check_length_groups, embed, encoding_notes
 from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import embedding_weights
 from clipkit.approaches.positives import positive_groups
@@ -19,10 +22,23 @@ from clipkit.data.batches import Batch, Served
 from clipkit.data.datamodule import PairData
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
-from clipkit.losses import contrastive_loss, positive_targets, scaled_cosines, soft_targets, supervised_contrastive_loss
+from clipkit.losses import (
+    GroupTargets,
+    PairTargets,
+    SoftTargets,
+    Targets,
+    contrastive_loss,
+    gather_rows,
+    positive_targets,
+    scaled_cosines,
+    sigmoid_loss,
+    supervised_contrastive_loss,
+)
+from clipkit.losses.gather import Shares
 from clipkit.metrics import retrieval_metrics
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import freeze
+from clipkit.ranks import process_group
 
 __all__ = ["Contrastive"]
 
@@ -47,6 +63,13 @@ class Contrastive(Approach):
             targets and a frozen text tower; "auto" takes it in the stages that have both.
         image_contrast: weight of the supervised contrastive loss among the batch's pictures.
         together: put pictures of one group into the same batch.
+        loss: "softmax" (CLIP: which caption is it) or "sigmoid" (SigLIP: is it this caption, asked of each; needs
+            `backbone.logit_bias`, has no soft targets and no text bank).
+        loss_chunk: side of the squares in which the logits of a large batch are worked out; "auto" chooses, null
+            writes all of them out at once. Changes memory and time alone.
+        text_length_groups: captions of a batch are encoded in this many parts of like length, each cut to its longest;
+            the result is the same. Not for towers that see their padding (SigLIP).
+        ema: decay of averaged weights, which are then validated and handed on.
     """
 
     def __init__(
@@ -61,13 +84,25 @@ class Contrastive(Approach):
         text_bank: bool | Literal["auto"] = "auto",
         image_contrast: float = 0.0,
         together: bool = False,
+        loss: Literal["softmax", "sigmoid"] = "softmax",
+        loss_chunk: int | Literal["auto"] | None = "auto",
+        text_length_groups: int = 1,
+        ema: float | None = None,
     ) -> None:
-        super().__init__(encoder, stages=stages, monitor=monitor)
+        super().__init__(encoder, stages=stages, monitor=monitor, ema=ema)
         if text_bank is True and targets != "multi_positive":
             raise UserError("approach.text_bank=true needs approach.targets=multi_positive")
+        if isinstance(loss_chunk, int) and loss_chunk < 1:
+            raise UserError(f"approach.loss_chunk={loss_chunk}: give a number of rows from 1, auto or null")
+        if loss == "sigmoid":
+            _check_sigmoid(encoder, targets, text_bank)
+            text_bank = False
+        self.loss, self.loss_chunk = loss, loss_chunk
+        check_length_groups(encoder, text_length_groups)
         self.targets, self.positives = targets, tuple(positives)
         self.soft_temperature = soft_temperature
         self.text_bank, self.image_contrast, self.together = text_bank, image_contrast, together
+        self.text_length_groups = text_length_groups
         self.register_buffer("positive_group", torch.empty(0, dtype=torch.long), persistent=False)
         self.register_buffer("bank_features", torch.empty(0), persistent=False)
         self.register_buffer("bank_group", torch.empty(0, dtype=torch.long), persistent=False)
@@ -105,10 +140,11 @@ class Contrastive(Approach):
                     part.fit(raw)
 
     def notes(self, data: PairData) -> list[str]:
-        """What a stream cannot have, and gets instead."""
-        if not isinstance(data, StreamData):
-            return []
-        said = []
+        """How batches are encoded where that is not plain; what a stream cannot have, and gets instead."""
+        stored = not isinstance(data, StreamData)
+        said = encoding_notes(self.encoder, self.stages, stored=stored, length_groups=self.text_length_groups)
+        if stored:
+            return said
         active = [stage.train for stage in self.stages.values() if stage.epochs > 0]
         if any(trained.image_frozen or trained.text_frozen for trained in active):
             said.append("a stream's features are not stored: frozen towers encode pictures and captions afresh")
@@ -122,7 +158,11 @@ class Contrastive(Approach):
         """Freeze and unfreeze; serve from the store what this stage leaves frozen."""
         super().enter(name, features)
         data, trained = features.data, self.stage.train
-        freeze(self.encoder, trained)
+        freeze(self.encoder, trained, logit_bias=self.loss == "sigmoid")
+        if self.stage.batch_size == 1 and not (self.text_bank and trained.text_frozen):
+            raise UserError(
+                f"stage {name}: a batch of one picture has nothing to be compared with; take a larger batch_size"
+            )
         if isinstance(data, StreamData):
             data.serve(Served(self.stage.batch_size))
             return
@@ -149,14 +189,17 @@ class Contrastive(Approach):
     def configure_optimizers(self) -> Any:
         encoder = self.encoder
         heads = [*encoder.image_projection.parameters(), *encoder.text_projection.parameters()]
+        # a fused optimiser takes the loss scale out itself, at its step: too late to clip
+        clips_scaled = self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val is not None
         optimizer = self.stage.optimizer.build(
             {
                 "heads": heads,
                 "image": encoder.image.model.parameters(),
                 "text": encoder.text.model.parameters(),
-                "logit_scale": [encoder.logit_scale],
+                "logit_scale": [encoder.logit_scale, *([] if encoder.logit_bias is None else [encoder.logit_bias])],
             },
             embedding_weights(encoder),
+            may_fuse=not clips_scaled,
         )
         schedulers = self.stage.scheduler.build(optimizer, self.total_steps())
         return [optimizer], schedulers
@@ -171,17 +214,22 @@ class Contrastive(Approach):
             loss = self._batch_loss(image, text, group, scale, owner=batch["text_owner"])
         values = {"train/contrastive": loss.detach()}
         if self.image_contrast > 0:
-            pull = supervised_contrastive_loss(image, group, logit_scale=scale)
+            among = process_group()
+            everyones = Shares.of(group, among).join(group)
+            pull = supervised_contrastive_loss(gather_rows(image, among), everyones, logit_scale=scale)
             loss = loss + self.image_contrast * pull
             values["train/image_contrast"] = pull.detach()
-        size = len(image)
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=True, batch_size=size, prog_bar=True)
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=size)
+        size = Shares.of(image, process_group()).total
+        if self.loss == "softmax":
+            captions = len(text) / len(image) if len(image) else 1.0  # of a picture, in every process about as many
+            self.against_chance = values["train/contrastive"], self._chance(size, size * captions)
+        self.log("train/loss_step", loss.detach(), on_step=True, on_epoch=False)
+        for name, value in ({"train/loss_epoch": loss} | values).items():
+            self.log_mean(name, value, size)
         self.log("train/logit_scale", scale.detach(), on_step=True, on_epoch=False)
+        if self.loss == "sigmoid" and self.encoder.logit_bias is not None:
+            self.log("train/logit_bias", self.encoder.logit_bias.detach(), on_step=True, on_epoch=False)
         return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self.encoder.clamp_logit_scale()
 
     def on_validation_epoch_start(self) -> None:
         self._val = []
@@ -204,13 +252,8 @@ class Contrastive(Approach):
                 "infinity. Lower optimizer.lr, or try trainer.precision=32-true and trainer.gradient_clip_val=1"
             )
         metrics = retrieval_metrics(image, text, **groups, ks=(1, 5))
-        loss = contrastive_loss(
-            image,
-            text,
-            logit_scale=self.encoder.logit_scale.detach().exp().cpu(),
-            image_targets=positive_targets(groups["image_group"], groups["text_group"]),
-            text_targets=positive_targets(groups["text_group"], groups["image_group"]),
-        )
+        with torch.no_grad():
+            loss = self._loss(image, text, self.encoder.logit_scale.exp().cpu(), GroupTargets(**groups))
         recall = (metrics["i2t_recall@1"] + metrics["t2i_recall@1"]) / 2
         self.log("val/loss", loss)
         self.log("val/recall", recall, prog_bar=True)
@@ -218,16 +261,14 @@ class Contrastive(Approach):
 
     def _embed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """[B, D] and [M, D] embeddings of a batch, from pixels and tokens or from stored features."""
-        encoder, trained = self.encoder, self.stage.train
-        if "trunk" in batch:
-            features = encoder.tail(batch["trunk"], groups=0)
-        else:
-            features = trained.image_features(encoder, batch["image"])
-        if "text_features" in batch:
-            text_features = encoder.text.finish(batch["text_features"])
-        else:
-            text_features = trained.text_features(encoder, batch["text"])
-        return self.encoder.project_image(features), self.encoder.project_text(text_features)
+        stage = self.stage
+        return embed(
+            self.encoder, stage.train, batch, chunk_size=stage.chunk_size, length_groups=self.text_length_groups
+        )
+
+    def _chance(self, pictures: int, captions: float) -> float:
+        """The loss of equal logits, whatever the targets: the mean logarithm of how many there are to choose from."""
+        return (math.log(len(self.bank_features) or captions) + math.log(pictures)) / 2
 
     def _meaning(self, batch: Batch) -> Tensor:
         """[B] equal numbers for pictures that mean the same; in a stream those of the batch with the same caption."""
@@ -238,23 +279,47 @@ class Contrastive(Approach):
 
     def _batch_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor, *, owner: Tensor) -> Tensor:
         """Pictures [B, D] against the batch's captions [M, D]; `owner` [M] is the row of each caption's picture."""
-        to_text: Tensor | None = None  # [B, M]; None, where M = B, is the pair itself
-        to_image: Tensor | None = None  # [M, B]
+        targets: Targets = PairTargets(owner)
         if self.targets == "soft":
             sharpness = scale.detach() if self.soft_temperature is None else scale.new_tensor(1 / self.soft_temperature)
-            to_text, to_image = soft_targets(image, text, logit_scale=sharpness, owner=owner)
+            targets = SoftTargets(sharpness, owner)
         elif self.targets == "multi_positive":
-            to_text, to_image = positive_targets(group, group[owner]), positive_targets(group[owner], group)
-        elif len(text) != len(image):
-            row = torch.arange(len(image), device=owner.device)
-            to_text, to_image = positive_targets(row, owner), positive_targets(owner, row)
-        return contrastive_loss(image, text, logit_scale=scale, image_targets=to_text, text_targets=to_image)
+            targets = GroupTargets(group, group[owner])
+        return self._loss(image, text, scale, targets, among=process_group())
+
+    def _loss(
+        self, image: Tensor, text: Tensor, scale: Tensor, targets: Targets, *, among: ProcessGroup | None = None
+    ) -> Tensor:
+        how: dict[str, Any] = {"logit_scale": scale, "chunk_size": self.loss_chunk, "group": among}
+        if self.loss == "softmax":
+            return contrastive_loss(image, text, targets=targets, **how)
+        bias = self.encoder.logit_bias
+        assert bias is not None, "the constructor checks it"
+        assert not isinstance(targets, SoftTargets), "the constructor refuses them"
+        return sigmoid_loss(image, text, logit_bias=bias.to(scale.device), targets=targets, **how)
 
     def _bank_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor, *, owner: Tensor) -> Tensor:
         """Image→text against every training caption, text→image within the batch."""
+        among = process_group()
+        text_group = group[owner]
+        group, text_group = (Shares.of(part, among).join(part) for part in (group, text_group))
+        image, text = gather_rows(image, among), gather_rows(text, among)
         bank = self.encoder.project_text(self.bank_features)  # [U, D]
         to_bank = scaled_cosines(image, bank, logit_scale=scale).log_softmax(1)  # [B, U]
         to_image = scaled_cosines(text, image, logit_scale=scale).log_softmax(1)  # [M, B]
         image_loss = -(positive_targets(group, self.bank_group) * to_bank).sum(1).mean()
-        text_loss = -(positive_targets(group[owner], group) * to_image).sum(1).mean()
+        text_loss = -(positive_targets(text_group, group) * to_image).sum(1).mean()
         return (image_loss + text_loss) / 2
+
+
+def _check_sigmoid(encoder: DualEncoder, targets: str, text_bank: bool | str) -> None:
+    """Raise a `UserError` for what the sigmoid loss cannot have."""
+    if encoder.logit_bias is None:
+        raise UserError(
+            "approach.loss=sigmoid needs a bias on the logits, and this backbone has none: set backbone.logit_bias=-10 "
+            "and backbone.temperature=0.1 (where SigLIP starts)"
+        )
+    if targets == "soft":
+        raise UserError("approach.loss=sigmoid has no soft targets: set approach.targets=hard or multi_positive")
+    if text_bank is True:
+        raise UserError("approach.loss=sigmoid has no text bank: set approach.text_bank=false or auto")

@@ -38,12 +38,16 @@ class Optimizer:
         if unknown:
             raise UserError(f"optimizer: there is no group {', '.join(unknown)}: the groups are {', '.join(GROUPS)}")
 
-    def build(self, parameters: dict[str, Iterable[nn.Parameter]], embeddings: set[int]) -> TorchOptimizer:
+    def build(
+        self, parameters: dict[str, Iterable[nn.Parameter]], embeddings: set[int], *, may_fuse: bool = True
+    ) -> TorchOptimizer:
         """The optimiser over the trained parameters.
 
         Args:
             parameters: by group; those without `requires_grad` are left out.
             embeddings: ids of embedding tables' weights, which do not decay.
+            may_fuse: false where another part must see the gradients before the step: what `factory` says of `fused`
+                is then overruled.
         """
         groups = []
         for name, members in parameters.items():
@@ -56,7 +60,8 @@ class Optimizer:
             for label, chosen, decay in ((name, matrices, weight_decay), (other_name, others, 0.0)):
                 if chosen:
                     groups.append({"params": chosen, "lr": lr, "weight_decay": decay, "name": label})
-        return self.factory(groups, lr=self.lr)
+        overruled = {} if may_fuse or not getattr(self.factory, "keywords", {}).get("fused") else {"fused": False}
+        return self.factory(groups, lr=self.lr, **overruled)
 
 
 class Scheduler:

@@ -1,6 +1,27 @@
 """Losses: pure functions on tensors."""
 
 from clipkit.losses.contrastive import contrastive_loss, scaled_cosines, supervised_contrastive_loss
-from clipkit.losses.targets import positive_targets, soft_targets
+from clipkit.losses.gather import gather_rows
+from clipkit.losses.sigmoid import sigmoid_loss
+from clipkit.losses.targets import (
+    GroupTargets,
+    PairTargets,
+    SoftTargets,
+    Targets,
+    positive_targets,
+    soft_targets,
+)
 
-__all__ = ["contrastive_loss", "positive_targets", "scaled_cosines", "soft_targets", "supervised_contrastive_loss"]
+__all__ = [
+    "GroupTargets",
+    "PairTargets",
+    "SoftTargets",
+    "Targets",
+    "contrastive_loss",
+    "gather_rows",
+    "positive_targets",
+    "scaled_cosines",
+    "sigmoid_loss",
+    "soft_targets",
+    "supervised_contrastive_loss",
+]

@@ -1,12 +1,78 @@
-"""What each image should match: one text, several equally, or as much as the pair resembles itself."""
+"""What each image should match: its own texts, several equally, or as much as the pair resembles itself.
+
+Targets are described rather than written out, so that losses can make them tile by tile. Each direction, image→text
+and text→image, is normalised along its own rows: every row's targets sum to one. `positive_targets` and `soft_targets`
+write them out as matrices.
+"""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["positive_targets", "soft_targets"]
+from clipkit.losses.gather import Shares
+
+__all__ = ["GroupTargets", "PairTargets", "SoftTargets", "Targets", "positive_targets", "soft_targets"]
 
 
-def positive_targets(row_group: Tensor, column_group: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class PairTargets:
+    """Each image's own texts, equally; each text's own image.
+
+    Args:
+        owner: [M] the row of each text's image, on the same process; None means text i belongs to image i.
+    """
+
+    owner: Tensor | None = None
+
+    def numbers(self, images: Shares, texts: Shares, *, device: torch.device) -> tuple[Tensor, Tensor, int]:
+        """Joined [B] and [M] numbers, equal ones are positives, and their count: they are 0 … count − 1."""
+        own = torch.arange(images.total, device=device)
+        if self.owner is not None:
+            return own, texts.join(self.owner + images.own.start), images.total
+        if images.counts != texts.counts:
+            found = [", ".join(map(str, shares.counts)) for shares in (images, texts)]
+            raise ValueError(f"hard targets need as many texts as images, got {found[0]} and {found[1]}")
+        return own, own, images.total
+
+
+@dataclass(frozen=True)
+class GroupTargets:
+    """All texts of the image's group, equally; all images of the text's group.
+
+    Args:
+        image_group: [B] integers.
+        text_group: [M] integers. Every group has to have images and texts (on whichever process).
+    """
+
+    image_group: Tensor
+    text_group: Tensor
+
+    def numbers(self, images: Shares, texts: Shares, *, device: torch.device) -> tuple[Tensor, Tensor, int]:
+        """Joined [B] and [M] numbers, equal ones are positives, and their count: they are 0 … count − 1."""
+        groups = torch.cat([images.join(self.image_group), texts.join(self.text_group)])
+        names, number = torch.unique(groups, return_inverse=True)
+        return number[: images.total], number[images.total :], len(names)
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """The resemblance within each tower, see `soft_targets`. No gradient flows through them.
+
+    Args:
+        logit_scale: one over the temperature of the targets.
+        owner: [M] the row of each text's image, on the same process, every image having at least one; None means
+            text i belongs to image i.
+    """
+
+    logit_scale: Tensor
+    owner: Tensor | None = None
+
+
+Targets = PairTargets | GroupTargets | SoftTargets
+
+
+def positive_targets(row_group: Tensor, column_group: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Equal weight on every column of the row's group.
 
     Args:
@@ -14,9 +80,9 @@ def positive_targets(row_group: Tensor, column_group: Tensor) -> Tensor:
         column_group: [M] integers; each row's group must occur here.
 
     Returns:
-        [B, M] float32, rows sum to one.
+        [B, M] of `dtype`, rows sum to one.
     """
-    same = (row_group[:, None] == column_group[None, :]).float()
+    same = (row_group[:, None] == column_group[None, :]).to(dtype)
     return same / same.sum(1, keepdim=True)
 
 
@@ -43,8 +109,13 @@ def soft_targets(
         image, text = (x if x.dtype == torch.float64 else x.float() for x in (image, text))
         images, mean = image @ image.T, text
         if owner is not None:
-            count = torch.bincount(owner, minlength=len(image)).to(text.dtype)
-            mean = torch.zeros_like(image).index_add_(0, owner, text) / count[:, None]  # [B, D], of b's captions
+            mean = mean_text(text, owner, len(image))
             images = images[:, owner]
         alike = logit_scale * (images + mean @ text.T) / 2  # [B, M]
         return torch.softmax(alike, dim=1), torch.softmax(alike.T, dim=1)
+
+
+def mean_text(text: Tensor, owner: Tensor, images: int) -> Tensor:
+    """[M, D] -> [images, D], the mean of each image's texts."""
+    count = torch.bincount(owner, minlength=images).to(text.dtype)
+    return text.new_zeros(images, text.shape[1]).index_add_(0, owner, text) / count[:, None]

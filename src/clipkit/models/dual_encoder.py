@@ -102,7 +102,7 @@ class DualEncoder(nn.Module):
     def trunk(self, pixels: Tensor, *, groups: int, end: bool = False) -> dict[str, Tensor]:
         """The image tower's frozen half, without gradient, in `frozen_dtype` if one is set."""
         with torch.no_grad(), self._frozen_precision(pixels.device):
-            return {name: value.float() for name, value in self.image.trunk(pixels, groups=groups, end=end).items()}
+            return {name: _exact(value) for name, value in self.image.trunk(pixels, groups=groups, end=end).items()}
 
     def tail(self, state: dict[str, Tensor], *, groups: int) -> Tensor:
         """The image tower's last `groups` groups on what `trunk` returned -> [B, F]."""
@@ -123,11 +123,11 @@ class DualEncoder(nn.Module):
 
     def project_image(self, features: Tensor) -> Tensor:
         """[B, F] image features -> [B, D], rows of unit length."""
-        return normalize(self.image_projection(features).float(), dim=-1)
+        return normalize(_exact(self.image_projection(features)), dim=-1)
 
     def project_text(self, features: Tensor) -> Tensor:
         """[M, F] text features -> [M, D], rows of unit length."""
-        return normalize(self.text_projection(features).float(), dim=-1)
+        return normalize(_exact(self.text_projection(features)), dim=-1)
 
     def logits(self, image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
         """[B, D] and [M, D], rows of unit length -> scaled cosines [B, M], plus the bias if the model has one."""
@@ -170,6 +170,11 @@ class DualEncoder(nn.Module):
             "max_logit_scale": self.max_logit_scale,
             "logit_bias": None if self.logit_bias is None else 0.0,
         }
+
+
+def _exact(value: Tensor) -> Tensor:
+    """In float32 where it was computed in half precision; float64 stays."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def _projection_spec(projection: Any) -> dict[str, Any]:

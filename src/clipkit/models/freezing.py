@@ -24,7 +24,7 @@ class Trained:
         norms: which norms beside those of the trained groups: "groups" none, "final" what follows the last group,
             "all" every norm of both towers.
         projections: the two projections.
-        logit_scale: the temperature.
+        logit_scale: the temperature, and with it the bias of a sigmoid loss.
         depthwise: depthwise convolutions of the trained groups too. They are 2 % of EfficientNet's weights, and their
             gradients most of its backward time on a CPU.
     """
@@ -52,25 +52,57 @@ class Trained:
 
     def image_features(self, encoder: DualEncoder, pixels: Tensor) -> Tensor:
         """[B, 3, S, S] -> [B, F]: the frozen half without gradient, the trained half with it."""
-        if self.image_groups == "all" or self.norms == "all":
-            features: Tensor = encoder.image(pixels)
-            return features
-        groups = int(self.image_groups)
-        state = encoder.trunk(pixels, groups=groups, end=not self.image_frozen)
-        return encoder.tail(state, groups=groups)
+        return self.image_tail(encoder, self.image_trunk(encoder, pixels))
 
     def text_features(self, encoder: DualEncoder, tokens: dict[str, Tensor]) -> Tensor:
         """`input_ids` and `attention_mask` [M, L] -> [M, F], likewise."""
-        if self.text_groups == "all" or self.norms == "all":
-            features: Tensor = encoder.text(tokens)
+        return self.text_tail(encoder, self.text_trunk(encoder, tokens))
+
+    def image_trunk(self, encoder: DualEncoder, pixels: Tensor) -> dict[str, Tensor]:
+        """What the image tower's trained half begins with, without gradient; the pixels where all of it is trained."""
+        if self.image_whole:
+            return {"pixels": pixels}
+        return encoder.trunk(pixels, groups=int(self.image_groups), end=not self.image_frozen)
+
+    def image_tail(self, encoder: DualEncoder, state: dict[str, Tensor]) -> Tensor:
+        """[B, F] from what `image_trunk` left, with gradient."""
+        if self.image_whole:
+            features: Tensor = encoder.image(state["pixels"])
             return features
-        groups = int(self.text_groups)
-        state = encoder.text_trunk(tokens, groups=groups, end=not self.text_frozen)
-        return encoder.text_tail(state, groups=groups)
+        return encoder.tail(state, groups=int(self.image_groups))
+
+    def text_trunk(self, encoder: DualEncoder, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the text tower's trained half begins with, without gradient; the tokens where all of it is trained."""
+        if self.text_whole:
+            return tokens
+        return encoder.text_trunk(tokens, groups=int(self.text_groups), end=not self.text_frozen)
+
+    def text_tail(self, encoder: DualEncoder, state: dict[str, Tensor]) -> Tensor:
+        """[M, F] from what `text_trunk` left, with gradient."""
+        if self.text_whole:
+            features: Tensor = encoder.text(state)
+            return features
+        return encoder.text_tail(state, groups=int(self.text_groups))
+
+    @property
+    def image_whole(self) -> bool:
+        """Whether the image tower runs with gradient from its first layer on."""
+        return self.image_groups == "all" or self.norms == "all"
+
+    @property
+    def text_whole(self) -> bool:
+        """Whether the text tower does."""
+        return self.text_groups == "all" or self.norms == "all"
 
 
-def freeze(encoder: DualEncoder, trained: Trained) -> None:
+def freeze(encoder: DualEncoder, trained: Trained, *, logit_bias: bool = False) -> None:
     """Set `requires_grad` throughout the encoder, and eval mode for what is frozen.
+
+    Args:
+        encoder: the model.
+        trained: what is trained.
+        logit_bias: the loss uses the encoder's `logit_bias`, which is then trained with the temperature. Otherwise it
+            stays as it is: DistributedDataParallel stops at trained weights that no loss depends on.
 
     Raises:
         UserError: a tower has fewer groups than asked for, or cannot be split at all.
@@ -95,6 +127,8 @@ def freeze(encoder: DualEncoder, trained: Trained) -> None:
     encoder.image_projection.requires_grad_(trained.projections)
     encoder.text_projection.requires_grad_(trained.projections)
     encoder.logit_scale.requires_grad_(trained.logit_scale)
+    if encoder.logit_bias is not None:
+        encoder.logit_bias.requires_grad_(trained.logit_scale and logit_bias)
     encoder.train(encoder.training)
 
 

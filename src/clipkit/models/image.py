@@ -40,6 +40,7 @@ class TimmImageTower(ImageTower):
             computed once before training and saved with the model.
         fold_batchnorm: merge each BatchNorm into its convolution when the tower is built.
         update_batchnorm: let BatchNorm in trained groups follow the data; null: only without pretrained weights.
+        patch_dropout: share of each picture's patches that training leaves out, for vision transformers.
         crop_share: share of the resized picture that the tower sees.
         mean, std: pixel normalisation of RGB in 0–1; null means the model's own.
         preprocess: further arguments of `ImagePreprocess` (resize, interpolation).
@@ -63,6 +64,7 @@ class TimmImageTower(ImageTower):
         standardize: bool = False,
         fold_batchnorm: bool = False,
         update_batchnorm: bool | None = None,
+        patch_dropout: float = 0.0,
         crop_share: float = 1.0,
         mean: list[float] | None = None,
         std: list[float] | None = None,
@@ -123,6 +125,7 @@ class TimmImageTower(ImageTower):
             )
         except (AssertionError, RuntimeError) as error:
             raise UserError(f"{name} cannot take pictures of {size}×{size} pixels: {error}") from error
+        self.drop_patches(patch_dropout)
 
 
 def _is_fixed(name: str) -> bool:

@@ -28,12 +28,13 @@ __all__ = ["open_clip_model"]
 POOLING = {"mean_pooler": "mean", "cls_pooler": "pooler", "cls_last_hidden_state_pooler": "cls"}
 
 
-def open_clip_model(name: str, *, pretrained: bool = True) -> DualEncoder:
+def open_clip_model(name: str, *, pretrained: bool = True, patch_dropout: float = 0.0) -> DualEncoder:
     """A model of open_clip as a dual encoder, with its tokenizer, preprocessing, activation and temperature.
 
     Args:
         name: "ARCH/TAG" of open_clip's list ("ViT-B-32/laion2b_s34b_b79k"), or "ARCH/FILE" with a weights file.
         pretrained: load the weights; false keeps the architecture with fresh ones, and "ARCH" alone will do.
+        patch_dropout: share of each picture's patches that training leaves out.
 
     Raises:
         UserError: an unknown architecture or tag (the message lists what there is), weights that do not fit.
@@ -54,7 +55,9 @@ def open_clip_model(name: str, *, pretrained: bool = True) -> DualEncoder:
     if pretrained:
         assert tag is not None
         _load(open_clip, model, _weights(open_clip, known, tag, name), name)
-    return _assemble(open_clip, arch, config, model, {**settings, **_normalisation(known)}, known, pretrained)
+    encoder = _assemble(open_clip, arch, config, model, {**settings, **_normalisation(known)}, known, pretrained)
+    encoder.image.drop_patches(patch_dropout)
+    return encoder
 
 
 def _parse(open_clip: Any, name: str, *, pretrained: bool) -> tuple[str, str | None]:

@@ -75,6 +75,7 @@ def _groups(visual: Any) -> Groups:
             end=lambda x: visual._pool(x)[0],
             end_modules=[part for part in pooling or [visual.ln_post] if part is not None],
             pool=lambda x: x.mean(1),
+            first_patch=1,
         )
     if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
         return Groups(

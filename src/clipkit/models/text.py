@@ -136,7 +136,7 @@ class TransformersTextTower(TextTower):
 
 def plain_config(config: Any) -> dict[str, Any]:
     """A transformers configuration as plain values: `model_type` and what differs from its defaults."""
-    drop = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
+    drop = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "use_cache")
     plain = {key: value for key, value in config.to_diff_dict().items() if key not in drop}
     return {"model_type": config.model_type, **plain}
 

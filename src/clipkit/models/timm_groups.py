@@ -36,6 +36,8 @@ class Groups:
         end_modules: trained together with the last group.
         pool: any group's output -> [B, channels]; None: groups are not pooled apart.
         run: how a group is called, where it takes more than the map.
+        first_patch: the map is [B, L, F] of tokens, patches from this one on, and the groups take any of them; None:
+            it is not, or they need their places.
     """
 
     stem: Callable[[Tensor], Tensor]
@@ -44,6 +46,7 @@ class Groups:
     end_modules: list[nn.Module]
     pool: Callable[[Tensor], Tensor] | None
     run: Callable[[nn.Module, Tensor], Tensor] = _call
+    first_patch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ def _vision_transformer(model: Any) -> Groups:
         end=lambda x: model.forward_head(model.norm(x), pre_logits=True),
         end_modules=[m for m in (model.norm, model.fc_norm, model.attn_pool) if m is not None],
         pool=lambda tokens: tokens.mean(1),
+        first_patch=model.num_prefix_tokens,
     )
 
 

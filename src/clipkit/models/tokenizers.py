@@ -25,6 +25,11 @@ class Tokenizer(Protocol):
     vocab_size: int  # one more than the largest id
 
     @property
+    def trims(self) -> bool:
+        """Whether batches are cut to their longest text, since the tower does not see what stands after it."""
+        ...
+
+    @property
     def options(self) -> dict[str, Any] | None:
         """What `load_tokenizer` needs beside the folder; None: nothing."""
         ...
@@ -60,6 +65,10 @@ class TransformersTokenizer:
                 )
             tokenizer.pad_token = tokenizer.eos_token
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
+
+    @property
+    def trims(self) -> bool:
+        return not self.fixed
 
     @property
     def options(self) -> None:

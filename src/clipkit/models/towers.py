@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from clipkit.errors import UserError
+from clipkit.models.patches import multiply_patches
 from clipkit.models.preprocess import ImagePreprocess
 from clipkit.models.standardize import Standardize
 from clipkit.models.timm_groups import Groups
@@ -80,6 +81,7 @@ class ImageTower(Tower):
     update_batchnorm: bool = False
     fixed_size: bool = True
     pooled_stages: int = 0
+    patch_dropout: float = 0.0
     mean: Tensor
     std: Tensor
 
@@ -100,9 +102,28 @@ class ImageTower(Tower):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         if any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in model.modules()):
             model.to(memory_format=torch.channels_last)
+        multiply_patches(model)
         self.pooled_stages = pooled_stages
         self.feature_dim = self._measure(preprocess.size)
         self.standardize = Standardize(self.feature_dim) if standardize else None
+
+    def drop_patches(self, share: float) -> None:
+        """From now on, in training, leave out this share of each picture's patches, at random (FLIP, arXiv 2212.00794).
+
+        Where the first layers run without gradient, because they are frozen, every patch stays. It is a way of
+        training and no part of the model: it is not saved.
+
+        Raises:
+            UserError: no share, or a tower whose groups do not take patches one by one.
+        """
+        if not 0 <= share < 1:
+            raise UserError(f"patch_dropout={share}: a share of the patches is expected, 0 or more and less than 1")
+        if share > 0 and self._cuts.first_patch is None:
+            raise UserError(
+                f"patch_dropout={share}: this image tower ({type(self.model).__name__}) has no patches that could be "
+                "left out one by one, as a plain vision transformer has: use patch_dropout=0"
+            )
+        self.patch_dropout = share
 
     def trunk(self, pixels: Tensor, *, groups: int, end: bool = False) -> State:
         """The frozen half: everything before the last `groups` groups.
@@ -115,7 +136,7 @@ class ImageTower(Tower):
         Returns:
             What `tail` needs: the running map and the outputs pooled so far; with `groups=0` the raw feature [B, F].
         """
-        state = {"map": self._cuts.stem(self.normalize(pixels))}
+        state = {"map": self._some_patches(self._cuts.stem(self.normalize(pixels)))}
         self._advance(state, 0, self.num_groups - groups)
         return {"feature": self._end(state)} if groups == 0 and not end else state
 
@@ -155,6 +176,17 @@ class ImageTower(Tower):
     def end_modules(self) -> list[nn.Module]:
         return list(self._cuts.end_modules)
 
+    def _some_patches(self, tokens: Tensor) -> Tensor:
+        """[B, L, F] -> [B, L', F]: in training a random choice of each picture's patches, and what precedes them."""
+        if self.patch_dropout == 0 or not self.training or not torch.is_grad_enabled():
+            return tokens
+        assert self._cuts.first_patch is not None
+        first, patches = tokens.tensor_split([self._cuts.first_patch], dim=1)
+        count, length, width = patches.shape
+        left = max(1, int(length * (1 - self.patch_dropout)))
+        chosen = torch.rand(count, length, device=tokens.device).argsort(1)[:, :left]
+        return torch.cat([first, patches.gather(1, chosen.unsqueeze(-1).expand(-1, -1, width))], 1)
+
     def _advance(self, state: State, start: int, stop: int) -> None:
         """Run groups start … stop − 1 on `state`, in place, pooling those that the feature joins."""
         for index in range(start, stop):
@@ -180,6 +212,11 @@ class TextTower(Tower):
     """Tokens -> feature. Subclasses set `model`, `tokenizer` and `feature_dim`."""
 
     tokenizer: Tokenizer
+
+    @property
+    def trims(self) -> bool:
+        """Whether what stands after a text's last token cannot change its feature."""
+        return self.tokenizer.trims
 
     def tokenize(self, texts: list[str]) -> State:
         """Texts -> `input_ids` and `attention_mask` [M, L].

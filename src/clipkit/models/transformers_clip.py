@@ -99,6 +99,7 @@ def _groups(model: Any) -> Groups:
             end_modules=[model.post_layernorm],
             pool=lambda x: x.mean(1),
             run=layer,
+            first_patch=1,
         )
     return Groups(
         stem=lambda x: model.embeddings(x),
@@ -107,6 +108,7 @@ def _groups(model: Any) -> Groups:
         end_modules=[model.post_layernorm, model.head],
         pool=lambda x: x.mean(1),
         run=layer,
+        first_patch=0,
     )
 
 
@@ -136,6 +138,7 @@ def transformers_clip(
     image_size: int | None = None,
     interpolate_positions: bool = False,
     tokenizer: str | None = None,
+    patch_dropout: float = 0.0,
 ) -> DualEncoder:
     """A `CLIPModel` or `SiglipModel` as a dual encoder, with its tokenizer, preprocessing, activation and temperature.
 
@@ -145,6 +148,7 @@ def transformers_clip(
         image_size: another side than the model's own; needs `interpolate_positions`.
         interpolate_positions: allow that, interpolating the position embeddings.
         tokenizer: a name or folder, if not the model's own.
+        patch_dropout: share of each picture's patches that training leaves out.
 
     Raises:
         UserError: it is another kind of model, incomplete, or cannot be reached.
@@ -163,6 +167,7 @@ def transformers_clip(
     image = TransformersImageTower(
         plain_config(vision.config), name=name, pretrained=pretrained, image_size=image_size, model=vision, **settings
     )
+    image.drop_patches(patch_dropout)
     text = TransformersTextTower(
         name, pretrained=pretrained, tokenizer=tokens, pooling="pooler", max_length=length, model=model.text_model
     )

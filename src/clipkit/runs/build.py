@@ -36,6 +36,7 @@ __all__ = [
 
 NOT_FOR_TRAINER = (  # read by runs/
     "precision", "threads", "frozen_precision", "checkpoint_minutes", "checkpoint_steps", "devices", "processes",
+    "gradient_checkpointing", "compile",
 )  # fmt: skip
 FOR_PEOPLE = ("needs", "provides", "streams")  # read by the command line's check, not by the classes
 DEFAULTS = ("optimizer", "scheduler")

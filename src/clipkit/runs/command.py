@@ -143,6 +143,9 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
             raise
         print(f"error: {said}", file=sys.stderr)
         return 2
+    ranks = _met()
+    if ranks is not None and not failures:
+        ranks.leave()
     if failures and multirun:
         print(f"{len(failures)} job(s) of this multirun failed; their folders say why in run.json", file=sys.stderr)
     return 0 if not failures else 2 if multirun else failures[0]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "mark_failed", "open_run", "write_json"]
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "transformers", "numpy", "scikit-learn", "hydra-core")
+CARRIED = ("packed", "alarms", "performance")  # from what was stopped to what continues it
 MAY_CHANGE = (
     "resume",
     "overwrite",
@@ -76,7 +77,7 @@ class Run:
             if resume:
                 _same_configuration(self.folder, plain)
                 self.about = {"earlier_wall_s": before.get("wall_s", 0) + before.get("earlier_wall_s", 0)}
-                self.about |= {"packed": before["packed"]} if "packed" in before else {}
+                self.about |= {key: before[key] for key in CARRIED if key in before}
         self.finished = resume and before is not None and before.get("status") == "finished"
         if self.finished:
             assert before is not None
@@ -111,6 +112,10 @@ class Run:
         """Add to `run.json` now."""
         self.about |= values
         self._save()
+
+    def alarm(self, text: str) -> None:
+        """Add to the alarms in `run.json`."""
+        self.note(alarms=[*self.about.get("alarms", []), text])
 
     def write_results(self, result: "Result", dpi: int = 110) -> None:
         """Write `metrics.json`, `tables/*.csv` and `plots/*.png`.
@@ -267,7 +272,7 @@ def _remove_results(folder: Path, *, keep: str | None = None) -> None:
     for name in ("checkpoints", "model", "plots", "tables"):
         shutil.rmtree(folder / name, ignore_errors=True)
     files = ("metrics.json", "metrics.csv", "report.html", "broken_images.csv", "summary.json", "describe.html")
-    for name in (*files, "manifest.json"):
+    for name in (*files, "manifest.json", "bad_batch.json"):
         if keep is None or (folder / name).resolve() != Path(keep).expanduser().resolve():
             (folder / name).unlink(missing_ok=True)
 

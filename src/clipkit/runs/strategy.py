@@ -6,10 +6,11 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 
+from clipkit.approaches.base import Approach
 from clipkit.errors import UserError
 from clipkit.ranks import Place, place, ranks
 
-__all__ = ["settings_for_processes"]
+__all__ = ["settings_for_processes", "trains_batchnorm"]
 
 
 class MetProcesses(ClusterEnvironment):
@@ -54,29 +55,41 @@ class MetProcesses(ClusterEnvironment):
         return self.own.machine
 
 
-def settings_for_processes(module: pl.LightningModule, device: torch.device) -> dict[str, object]:
+def trains_batchnorm(module: pl.LightningModule) -> bool:
+    """Whether BatchNorm takes its statistics from the batch in training; elsewhere it keeps those that it has."""
+    module.train()
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in module.modules())
+
+
+def settings_for_processes(module: Approach, device: torch.device) -> dict[str, object]:
     """The Trainer's arguments for as many processes as train together.
 
     Gradients are averaged over processes: the losses are made for that (`clipkit.losses`). Buffers are not sent around:
     statistics of BatchNorm are computed over all processes on GPUs, and are refused on processors.
 
     Raises:
-        UserError: BatchNorm would be trained by several processes on processors.
+        UserError: BatchNorm would be trained by several processes on processors, or in chunks.
     """
     own = place()
     if ranks() == 1:
         return {"plugins": [MetProcesses(own)]}  # else Lightning reads a SLURM job's variables, and refuses some
-    module.train()
-    batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in module.modules())
+    batchnorm = trains_batchnorm(module)
     if batchnorm and device.type != "cuda":
         raise UserError(
             "this image tower trains BatchNorm, whose statistics several processes cannot share on processors: each "
             "would see its own part of the batch. Take a tower without (backbone=vit_s16_112), a pretrained one, whose "
             "statistics stay, or a single process"
         )
+    if batchnorm and module.stage.chunk_size is not None:
+        raise UserError(
+            f"stage {module.stage_name}: chunk_size cuts each process's share by itself, and BatchNorm over several "
+            "processes needs as many chunks in each: set chunk_size=null, or take a tower without BatchNorm"
+        )
     return {
         "strategy": DDPStrategy(
-            cluster_environment=MetProcesses(own), broadcast_buffers=False, gradient_as_bucket_view=True
+            cluster_environment=MetProcesses(own),
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
         ),
         "devices": own.local_ranks,
         "num_nodes": own.ranks // own.local_ranks,

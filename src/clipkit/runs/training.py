@@ -10,8 +10,10 @@ from omegaconf import DictConfig
 
 from clipkit.approaches.base import Approach
 from clipkit.approaches.frozen import FrozenFeatures
+from clipkit.data.datamodule import PairData
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
+from clipkit.models.group_forwards import change_forwards
 from clipkit.ranks import rank, ranks
 from clipkit.runs.build import build_loggers, build_trainer
 from clipkit.runs.checkpoints import CheckpointWriter, StopSignals, load_checkpoint, newest_checkpoint
@@ -19,8 +21,10 @@ from clipkit.runs.machine import training_precision
 from clipkit.runs.metrics_file import MetricsFile
 from clipkit.runs.progress import console
 from clipkit.runs.record import Run
-from clipkit.runs.strategy import settings_for_processes
+from clipkit.runs.strategy import settings_for_processes, trains_batchnorm
+from clipkit.runs.throughput import Throughput
 from clipkit.runs.training_progress import TrainingProgress
+from clipkit.runs.watchdogs import Watchdog
 
 __all__ = ["train_stages"]
 
@@ -40,31 +44,25 @@ def train_stages(
     loggers = build_loggers(config) if run.writes else []
     metrics_file = MetricsFile(run.folder / "metrics.csv")
     metrics_file.writes = run.writes
-    resumed = newest_checkpoint(run.folder) if config.resume is not None else None
-    if config.resume is not None and str(config.resume).endswith(".ckpt"):
-        resumed = Path(config.resume), load_checkpoint(Path(config.resume))
+    resumed = _resumed(config, run.folder)
     if resumed is not None:
         approach.load_state_dict(resumed[1]["state_dict"], strict=False)
-        before = resumed[1]["callbacks"]["CheckpointWriter"]["ranks"]
-        if before != ranks():
-            raise UserError(
-                f"{resumed[0]} was written by {before} process{'es' if before > 1 else ''} training together, and now "
-                f"there {'are' if ranks() > 1 else 'is'} {ranks()}: the numbers would not be the same. Take as many "
-                "devices as before, or start a new run from its weights with backbone=checkpoint"
-            )
     approach.to(device)
     approach.prepare(features)
     active = [name for name, stage in approach.stages.items() if stage.epochs > 0]
+    trained = [approach.stages[name].train for name in active]
+    change_forwards(
+        approach.encoder, trained, recompute=config.trainer.gradient_checkpointing, compiled=config.trainer.compile
+    )
     reached = active.index(resumed[1]["stage"]) if resumed is not None else 0
-    throughput: dict[str, float] = {}
-    waiting: dict[str, float] = {}
     best: float | None = None
     for index, name in enumerate(active):
         if index < reached:
             continue
         path = resumed[0] if resumed is not None and index == reached else None
         metrics_file.begin(name, resumed[1]["global_step"] if resumed is not None and path is not None else 0)
-        progress = TrainingProgress(name, approach.monitor)
+        throughput = Throughput()
+        progress = TrainingProgress(name, approach.monitor, throughput)
         writer = CheckpointWriter(
             run.folder / "checkpoints",
             monitor=approach.monitor,
@@ -72,15 +70,18 @@ def train_stages(
             steps=config.trainer.checkpoint_steps,
             signals=signals,
         )
+        watchdog = Watchdog(run.folder, name, on_alarm=run.alarm)
         torch.manual_seed(_stage_seed(config.seed, name))
         approach.to(device)  # a stage before left it on the CPU
         approach.enter(name, features)
         if rank() > 0:
             torch.manual_seed(_stage_seed(config.seed, f"{name}, process {rank()}"))  # dropout of its own
         stage = approach.stages[name]
+        _check_smallest_batch(approach, features.data)
+        callbacks = [watchdog, writer, throughput, progress]  # in this order: what is wrong must not be saved
         settings = settings_for_processes(approach, device)
-        settings |= {"callbacks": [progress, writer], "logger": [metrics_file, *loggers]}
-        trainer = _trainer(config, stage.epochs, stage.accumulate, **settings)
+        settings |= {"callbacks": callbacks, "logger": [metrics_file, *loggers]}
+        trainer = _trainer(config, device, stage.epochs, stage.accumulate, **settings)
         if path is not None and resumed is not None:
             console.print(f"  resumed: stage {name} after optimiser step {resumed[1]['global_step']:,}")
         console.print(f"[bold]stage {name}[/bold]: {_describe(approach, name, features)}", soft_wrap=True)
@@ -94,19 +95,48 @@ def train_stages(
             if stage.keep == "best":
                 content = load_checkpoint(run.folder / "checkpoints" / "best.ckpt")
                 approach.load_state_dict(content["state_dict"], strict=False)
-        throughput[name] = round(progress.pairs_per_second, 1)
-        waiting[name] = round(sum(progress.waiting) / max(1, len(progress.waiting)), 3)
-        run.note(pairs_per_s=throughput, waiting_for_data=waiting)
-        _log_performance(trainer, name, progress)
+        measured = {**throughput.stage, "by_epoch": throughput.by_epoch}
+        run.note(performance={**run.about.get("performance", {}), name: measured})
     signals.wait_for_step = False
     return [metrics_file, *loggers], best
 
 
-def _trainer(config: DictConfig, epochs: int, accumulate: int, **settings: Any) -> pl.Trainer:
+def _resumed(config: DictConfig, folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to go on from, with its content; None where a run begins."""
+    if config.resume is None:
+        return None
+    if str(config.resume).endswith(".ckpt"):
+        found: tuple[Path, dict[str, Any]] | None = (Path(config.resume), load_checkpoint(Path(config.resume)))
+    else:
+        found = newest_checkpoint(folder)
+    before = ranks() if found is None else found[1]["callbacks"]["CheckpointWriter"]["ranks"]
+    if found is not None and before != ranks():
+        raise UserError(
+            f"{found[0]} was written by {before} process{'es' if before > 1 else ''} training together, and now there "
+            f"{'are' if ranks() > 1 else 'is'} {ranks()}: the numbers would not be the same. Take as many devices as "
+            "before, or start a new run from its weights with backbone=checkpoint"
+        )
+    return found
+
+
+def _check_smallest_batch(approach: Approach, data: PairData) -> None:
+    """Refuse batches of a single picture where BatchNorm is trained: it has no deviation."""
+    count, size = data.count("train"), approach.stage.batch_size
+    smallest = count // -(-count // size) // ranks()
+    if smallest < 2 and trains_batchnorm(approach):
+        raise UserError(
+            f"stage {approach.stage_name}: {count:,} pictures in batches of at most {size} make a batch of one"
+            f"{' in a process' if ranks() > 1 else ''}, and this image tower trains BatchNorm, which needs two or "
+            "more: take another batch_size"
+        )
+
+
+def _trainer(config: DictConfig, device: torch.device, epochs: int, accumulate: int, **settings: Any) -> pl.Trainer:
     return build_trainer(
         config,
         precision=training_precision(config.trainer.precision),
         max_epochs=epochs,
+        log_every_n_steps=config.trainer.log_every_n_steps or (1 if device.type == "cpu" else 10),
         accumulate_grad_batches=accumulate,
         **settings,
         default_root_dir=config.run_dir,
@@ -130,9 +160,3 @@ def _describe(approach: Approach, name: str, features: FrozenFeatures) -> str:
     if features.data.served.image_features is not None:
         source = f"stored features, {stage.views} view{'s' if stage.views > 1 else ''} of each picture"
     return f"{stage.epochs} epochs of {count:,} pictures ({source}), {trained / 1e6:.2f} M weights trained"
-
-
-def _log_performance(trainer: pl.Trainer, name: str, progress: TrainingProgress) -> None:
-    for logger in trainer.loggers:
-        logger.log_metrics({"perf/pairs_per_s": progress.pairs_per_second}, step=trainer.global_step)
-        logger.save()

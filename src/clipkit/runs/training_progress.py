@@ -1,4 +1,4 @@
-"""What a person sees of a stage: one bar with epoch, loss and validation score; and how fast it goes."""
+"""What a person sees of a stage: one bar with epoch, loss and validation score; and a word if it waits for pictures."""
 
 import time
 from typing import Any
@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 from rich.progress import Progress, TaskID
 
 from clipkit.runs.progress import LINE_EVERY_S, bar, console
+from clipkit.runs.throughput import Throughput
 
 __all__ = ["TrainingProgress"]
 
@@ -14,76 +15,51 @@ MUCH_WAITING = 0.4  # of an epoch
 
 
 class TrainingProgress(pl.Callback):
-    """One bar for a stage, with its epoch, loss and validation score; measures the stage's throughput."""
+    """One bar for a stage, with its epoch, loss and validation score.
 
-    def __init__(self, stage: str, monitor: str) -> None:
-        self.stage, self.monitor = stage, monitor
+    Args:
+        stage: its name.
+        monitor: the validation score to show.
+        throughput: the stage's measurements.
+    """
+
+    def __init__(self, stage: str, monitor: str, throughput: Throughput) -> None:
+        self.stage, self.monitor, self.throughput = stage, monitor, throughput
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        self._said = self._began = time.monotonic()
-        self._pictures = 0
-        self._paused = 0.0
-        self._pause_began = 0.0
-        self._waited = self._worked = 0.0  # seconds of this epoch: for batches, and for steps
-        self._step_began = self._step_ended = 0.0
-        self.waiting: list[float] = []  # share of each epoch that was spent waiting for batches
-
-    @property
-    def pairs_per_second(self) -> float:
-        """Training pictures a second, validation left out."""
-        return self._pictures / max(1e-9, time.monotonic() - self._began - self._paused)
+        self._said = time.monotonic()
+        self._said_waiting = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._began = time.monotonic()
         if console.is_terminal:
             self._progress = bar()
             self._progress.start()
             total = (trainer.max_epochs or 1) * trainer.num_training_batches
             self._task = self._progress.add_task(f"stage {self.stage}", total=total, note="")
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._waited = self._worked = 0.0
-        self._step_ended = time.monotonic()
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        self._step_began = time.monotonic()
-        self._waited += self._step_began - self._step_ended
-
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log how long batches were waited for; say it once if that is most of the time."""
-        share = self._waited / max(1e-9, self._waited + self._worked)
-        if share > MUCH_WAITING and self._waited > 5 and not any(old > MUCH_WAITING for old in self.waiting):
+        """Say once if most of an epoch's time is spent waiting for batches."""
+        if not self.throughput.epochs:
+            return
+        epoch = self.throughput.epochs[-1]
+        share, waited = epoch["waiting_for_data"], epoch["waiting_for_data"] * epoch["seconds"]
+        if share > MUCH_WAITING and waited > 5 and not self._said_waiting:
+            self._said_waiting = True
             console.print(
                 f"  stage {self.stage}: {share:.0%} of the time is spent waiting for pictures. More data.workers, or "
                 "pictures packed once by `python -m clipkit.pack data=…`, make it faster",
                 soft_wrap=True,
             )
-        self.waiting.append(share)
-        for logger in trainer.loggers:
-            logger.log_metrics(
-                {"perf/waiting_for_data": share, "epoch": trainer.current_epoch}, step=trainer.global_step
-            )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._step_ended = time.monotonic()
-        self._worked += self._step_ended - self._step_began
-        self._pictures += len(batch["image_id"])
         done = trainer.current_epoch * trainer.num_training_batches + batch_idx + 1
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, note=self._note(trainer))
         elif time.monotonic() - self._said > LINE_EVERY_S:
             console.print(f"  stage {self.stage}: {self._note(trainer)}")
             self._said = time.monotonic()
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._pause_began = time.monotonic()
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._paused += time.monotonic() - self._pause_began
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not console.is_terminal:

@@ -131,7 +131,7 @@ def _check_key(override: Override, config: DictConfig, problems: list[str]) -> b
         default = OmegaConf.to_container(OmegaConf.create({"v": OmegaConf.to_container(parent)[last]}))["v"]  # type: ignore[call-overload,index]  # a mapping or list
     before = len(problems)
     hint_of_class = annotation(target, last) if target and isinstance(default, str | list | bool | None) else None
-    if isinstance(default, bool) and hint_of_class in (bool, "bool"):
+    if isinstance(default, bool) and hint_of_class in (bool, "bool", inspect.Parameter.empty):
         hint_of_class = None  # its default says it better
     for value in _values(override):
         if hint_of_class is not None and not fits(value, hint_of_class):

@@ -47,8 +47,9 @@ def epoch_of(checkpoint: Path) -> int:
 
 
 def losses(folder: Path) -> list[str]:
-    """The loss of every step, as written in `metrics.csv`."""
-    return [row for row in (folder / "metrics.csv").read_text().splitlines() if "train/loss_step" in row]
+    """The loss of every step and epoch, and validation, as written in `metrics.csv`."""
+    kept = ("train/loss_step", "train/loss_epoch", "train/contrastive", "val/")
+    return [row for row in (folder / "metrics.csv").read_text().splitlines() if any(name in row for name in kept)]
 
 
 def results(folder: Path) -> tuple[str, dict[str, torch.Tensor]]:
