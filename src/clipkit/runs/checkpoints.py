@@ -24,15 +24,17 @@ from clipkit.runs.progress import as_typed
 __all__ = ["CheckpointWriter", "StopSignals", "load_checkpoint", "newest_checkpoint"]
 
 
-STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+SAME_S = 1.0  # a job system sends one warning to a process and to the one that hands it on, or two of them
 
 
 class StopSignals:
-    """Ctrl-C, SIGTERM and SIGUSR1 (a job system's warning): during training they wait for the end of the step."""
+    """Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2 (job systems' warnings): during training they wait for the end of the step."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.received: int | None = None
+        self._heard_at = 0.0
         self.wait_for_step = False
 
     @contextmanager
@@ -49,6 +51,10 @@ class StopSignals:
         """Handle them from now on; returns the handlers before. Lightning's own would end the run with 0."""
         return {number: signal.signal(number, self._handle) for number in STOP}
 
+    def hear(self, number: int) -> None:
+        """Note a signal that has reached this process, or another that trains with it."""
+        self.received, self._heard_at = number, time.monotonic()
+
     def stop(self, where: str = "") -> None:
         """Raise `Interrupted` with the way to go on."""
         number = self.received or signal.SIGINT
@@ -58,8 +64,11 @@ class StopSignals:
         raise Interrupted(message, 128 + number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and time.monotonic() - self._heard_at < SAME_S:
+            return
         again = self.received is not None
-        self.received = number
+        if not again:
+            self.hear(number)  # the first is why it stops
         if again or not self.wait_for_step:
             self.stop()
 
@@ -132,7 +141,7 @@ class CheckpointWriter(pl.Callback):
         """Whether any process wants a checkpoint now; a signal that reached one of them has reached all."""
         asked, number = highest(int(due), self.signals.received or 0)
         if number:
-            self.signals.received = number
+            self.signals.hear(number)
         return bool(asked or number)
 
     def save(self, trainer: pl.Trainer, name: str = "last.ckpt") -> None:

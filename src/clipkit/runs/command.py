@@ -6,7 +6,9 @@ Wraps `hydra.main`: texts and paths are taken literally, mistakes become one mes
 
 import json
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +28,7 @@ LISTS = ("labels",)
 TAKE_A_VALUE = (
     "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
 )  # fmt: skip
+AFTER_FIRST_S = 10.0
 FLAGS_THAT_ONLY_SHOW = ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc")
 
 
@@ -41,8 +44,14 @@ class Failed(Exception):
     """A process that this one had started has failed. Carries its exit status, and what it has not said itself."""
 
     def __init__(self, message: str | None, status: int) -> None:
-        super().__init__(message)
+        super().__init__(message, status)  # both: it is pickled on its way from a launcher's job
         self.message, self.status = message, status
+
+
+class _Failures:
+    """The exit statuses of the jobs that failed in this process; None in one that a launcher has started."""
+
+    here: list[int] | None = None
 
 
 def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -65,7 +74,7 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
 
     multirun = any(argument in ("-m", "--multirun") for argument in arguments)
     flags = [a for a in arguments if a.startswith("-")]
-    failures: list[int] = []
+    failures = _Failures.here = []
     try:
         if any(flag in ("--help", "-h") for flag in flags):
             from clipkit.runs.help import help_text
@@ -78,21 +87,24 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
     except UserError as error:
         return _say(error)
 
-    def job(config: DictConfig) -> Any:
+    def job(config: DictConfig) -> Any:  # a launcher may pickle it and run it on another machine
         try:
             with open_dict(config):
                 config.run_dir = HydraConfig.get().runtime.output_dir
+            if name == "train":
+                _meet_in_job(config)
             return task(config)
         except UserError as error:
-            failures.append(_say(error))
             _note_failure(config, str(error))
+            status = _say(error)
         except Failed as error:
             if error.message is not None:
                 print(f"error: {error.message}", file=sys.stderr)
-            failures.append(error.status)
+            status = error.status
         except Interrupted as stop:
-            if str(stop):
+            if not _first_has_left() and str(stop):
                 print(f"\n{stop}", file=sys.stderr)
+            _let_launcher_requeue(stop.status)
             sys.exit(stop.status)
         except KeyboardInterrupt:
             print("\nstopped", file=sys.stderr)
@@ -109,12 +121,28 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
             import traceback
 
             traceback.print_exc()
-            failures.append(2)
+            status = 2
+        if _Failures.here is None:
+            raise Failed(None, status)  # the launcher brings it back to the process that waits for all jobs
+        _Failures.here.append(status)
         return None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # our bugs keep their traceback
     sys.argv = [sys.argv[0], *arguments]
-    hydra.main(version_base="1.3", config_path="pkg://clipkit.conf", config_name=name)(job)()
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://clipkit.conf", config_name=name)(job)()
+    except Failed:
+        print("jobs of this multirun failed; their folders say why in run.json", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; jobs that a launcher has submitted go on", file=sys.stderr)
+        return 130
+    except Exception as error:
+        said = _launcher_says(error)
+        if said is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
+        return 2
     ranks = _met()
     if ranks is not None and not failures:
         ranks.leave()
@@ -127,25 +155,30 @@ def _meet_others(name: str, arguments: list[str], multirun: bool) -> list[str]:
     """Where several processes were started to train together: meet them, and use the same folder as process 0."""
     if not any(key in os.environ for key in ("RANK", "SLURM_PROCID")):
         return arguments
-    from clipkit.runs.compose import compose_config, output_folder
-    from clipkit.runs.launch import found_place, started_by_launch
-
-    _, overrides = _split_flags(arguments)
-    own = found_place()
-    if multirun and own.ranks > 1:
-        raise UserError("a multirun starts its jobs' processes by itself (trainer=ddp): leave torchrun or srun out")
-    if multirun or own.ranks == 1:
-        return arguments
-    config = compose_config(name, [text for text in overrides if not text.startswith("hydra")])
-    if not started_by_launch() and config.trainer.processes != "outside":
-        return arguments
     from clipkit import ranks
-    from clipkit.runs.launch import backend_of, end_with_parent
+    from clipkit.runs.compose import compose_config, output_folder
+    from clipkit.runs.launch import end_with_parent, found_place, meet, wanted
 
+    if found_place().ranks == 1:
+        return arguments
+    if multirun:
+        raise UserError("a multirun starts its jobs' processes by itself (trainer=ddp): leave torchrun or srun out")
+    _, overrides = _split_flags(arguments)
+    trainer = compose_config(name, [text for text in overrides if not text.startswith("hydra")]).trainer
+    wanted(trainer)
     end_with_parent()
-    ranks.join(own, backend=backend_of(config.trainer))
+    meet(trainer)
     folder = ranks.from_first(lambda: output_folder(name, overrides))
     return [*arguments, f"hydra.run.dir={quoted(folder)}"]
+
+
+def _meet_in_job(config: DictConfig) -> None:
+    """Meet the other tasks of a launcher's job (submitit); they know the job's folder already."""
+    if _Failures.here is not None or config.trainer.processes != "outside":
+        return
+    from clipkit.runs.launch import meet
+
+    meet(config.trainer)
 
 
 def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -228,8 +261,44 @@ def _unquote(text: str) -> str:
 
 
 def _say(error: UserError) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    if not _first_has_left():
+        print(f"error: {error}", file=sys.stderr)
     return 2
+
+
+def _first_has_left() -> bool:
+    """Process 0 speaks for all that torchrun or srun have started: the others are told to end once it has left.
+
+    They wait for that, with their exit status in hand; who is not told has found something that process 0 has not.
+    """
+    other = any(os.environ.get(key, "0") != "0" for key in ("RANK", "SLURM_PROCID"))
+    if not other or "CLIPKIT_PARENT" in os.environ:
+        return False
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+    end = time.monotonic() + AFTER_FIRST_S
+    while not told and time.monotonic() < end:
+        time.sleep(0.05)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # to the end: the status has to be this process's own
+    return bool(told)
+
+
+def _launcher_says(error: Exception) -> str | None:
+    """What keeps a launcher from its work, in words; None for any other error."""
+    text = str(error)
+    if type(error).__name__ == "MissingConfigException" and "hydra/launcher" in text:
+        hint = '\nsubmitit_slurm and submitit_local come with: pip install "clipkit-train[slurm]"'
+        return text.partition("Config search path")[0].strip() + hint
+    if type(error).__module__.startswith("submitit"):
+        return text  # a job was ended, or could not be submitted
+    return "SLURM's srun is not on PATH: submit from a machine of the cluster" if '"srun"' in text else None
+
+
+def _let_launcher_requeue(status: int) -> None:
+    """SIGUSR2 is how submitit warns of a job's end: what it would have done at once follows now that all is saved."""
+    handler = signal.getsignal(signal.SIGUSR2)
+    if status == 128 + signal.SIGUSR2 and callable(handler):
+        handler(signal.SIGUSR2, None)
 
 
 def _met() -> Any:

@@ -27,17 +27,17 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from clipkit.errors import UserError
-from clipkit.ranks import Place
+from clipkit.ranks import Place, join
 from clipkit.runs.command import Failed, Interrupted, quoted
 from clipkit.runs.progress import as_typed
 from clipkit.runs.record import mark_failed
 
-__all__ = ["backend_of", "end_with_parent", "found_place", "started_by_launch", "supervise", "wanted"]
+__all__ = ["backend_of", "end_with_parent", "found_place", "meet", "started_by_launch", "supervise", "wanted"]
 
 PARENT = "CLIPKIT_PARENT"  # in the environment of a process that `supervise` has started: who watches it
 GRACE_S = (10.0, 20.0)  # for the others when one has failed: to end by themselves, and after SIGTERM
 PR_SET_PDEATHSIG = 1  # prctl.h
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 SWEEP = ("hydra.run.dir", "hydra.sweep", "hydra.mode", "hydra/sweeper", "hydra/launcher", "hydra.launcher")
 SHOWN = 15  # lines of a failed process's log
 
@@ -59,7 +59,7 @@ def found_place(environment: Mapping[str, str] = os.environ) -> Place:
                 address=environment["MASTER_ADDR"],
                 port=int(environment["MASTER_PORT"]),
             )
-        if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment and "SLURM_NTASKS" in environment:
+        if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:  # a batch script itself has no step
             return _found_in_slurm(environment)
     except (KeyError, ValueError) as error:
         raise UserError(f"the variables of torchrun or SLURM are not complete: {error}") from error
@@ -67,7 +67,8 @@ def found_place(environment: Mapping[str, str] = os.environ) -> Place:
 
 
 def _found_in_slurm(environment: Mapping[str, str]) -> Place:
-    tasks, machines = int(environment["SLURM_NTASKS"]), int(environment.get("SLURM_NNODES", 1))
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])  # a step may be part of a job
+    machines = int(environment.get("SLURM_STEP_NUM_NODES") or environment["SLURM_NNODES"])
     if tasks % machines:
         raise UserError(f"SLURM runs {tasks} tasks on {machines} machines: as many on each are needed")
     job = int(environment["SLURM_JOB_ID"])
@@ -83,11 +84,11 @@ def _found_in_slurm(environment: Mapping[str, str]) -> Place:
 
 
 def _first_host(listed: str) -> str:
-    """`gpu[07-09,12],cpu1` -> `gpu07`."""
-    found = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\])?", listed)
+    """`gpu[07-09,12]-ib,cpu1` -> `gpu07-ib`."""
+    found = re.match(r"(?:[^\[,]|\[[^\]]+\])+", listed)
     if found is None:
         raise ValueError(f"SLURM_STEP_NODELIST={listed}")
-    return found[1] + (found[2] or "")
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", found[0])
 
 
 def started_by_launch() -> bool:
@@ -107,6 +108,24 @@ def backend_of(trainer: DictConfig) -> str:
 
     on_gpu = trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and torch.cuda.device_count() > 0)
     return "nccl" if on_gpu else "gloo"
+
+
+def meet(trainer: DictConfig) -> None:
+    """Join the processes that were started together with this one.
+
+    Raises:
+        UserError: this process sees no GPU of its own, or the others cannot be reached.
+    """
+    import torch
+
+    own, backend = found_place(), backend_of(trainer)
+    if backend == "nccl" and own.local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"process {own.rank} is number {own.local_rank} on its machine (counted from 0) and sees "
+            f"{torch.cuda.device_count()} GPUs: start one a GPU, each of which sees all GPUs of its machine (in SLURM "
+            "--gpus-per-node and --ntasks-per-node with the same number, without --gpus-per-task)"
+        )
+    join(own, backend=backend)
 
 
 def wanted(trainer: DictConfig) -> int:
@@ -131,7 +150,7 @@ def wanted(trainer: DictConfig) -> int:
 
 
 def _started_outside() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ
+    return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_STEP_ID" in os.environ
 
 
 def _devices(trainer: DictConfig) -> int:

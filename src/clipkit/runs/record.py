@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
@@ -88,11 +89,13 @@ class Run:
         if before is not None and (not resume or stillborn):
             _remove_results(self.folder, keep=OmegaConf.select(config, "data.manifest"))
         overrides = [text for text in overrides if text.partition("=")[0] not in ("resume", "overwrite")]
+        known = HydraConfig.initialized()  # a launcher runs jobs under a command line of its own
+        command = HydraConfig.get().job.config_name if known else Path(sys.argv[0]).stem
         self.about |= {
             "status": "running",
             "process": os.getpid(),
             "overrides": overrides,
-            "command": " ".join(["python", "-m", f"clipkit.{Path(sys.argv[0]).stem}", *overrides]),
+            "command": " ".join(["python", "-m", f"clipkit.{command}", *overrides]),
             "seed": config.seed,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "processes": ranks.ranks(),

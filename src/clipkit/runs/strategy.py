@@ -62,7 +62,7 @@ def trains_batchnorm(module: pl.LightningModule) -> bool:
 
 
 def settings_for_processes(module: Approach, device: torch.device) -> dict[str, object]:
-    """The Trainer's arguments for as many processes as train together; none for one alone.
+    """The Trainer's arguments for as many processes as train together.
 
     Gradients are averaged over processes: the losses are made for that (`clipkit.losses`). Buffers are not sent around:
     statistics of BatchNorm are computed over all processes on GPUs, and are refused on processors.
@@ -70,9 +70,9 @@ def settings_for_processes(module: Approach, device: torch.device) -> dict[str, 
     Raises:
         UserError: BatchNorm would be trained by several processes on processors, or in chunks.
     """
-    if ranks() == 1:
-        return {}
     own = place()
+    if ranks() == 1:
+        return {"plugins": [MetProcesses(own)]}  # else Lightning reads a SLURM job's variables, and refuses some
     batchnorm = trains_batchnorm(module)
     if batchnorm and device.type != "cuda":
         raise UserError(
