@@ -103,8 +103,9 @@ def test_the_lower_floors_work_without_hydra() -> None:
 def test_every_test_file_has_something_to_mirror() -> None:
     """`tests/losses/…` mirrors `src/clipkit/losses/…`: a folder of tests without a folder of code is lost.
 
-    `distributed` is about several processes, whichever code they run.
+    `distributed` and `resume` are about several processes and about going on, whichever code they run.
     """
+    whole = ("distributed", "resume")
     for folder in (ROOT / "tests").iterdir():
-        if folder.is_dir() and not folder.name.startswith((".", "_")) and folder.name != "distributed":
+        if folder.is_dir() and not folder.name.startswith((".", "_")) and folder.name not in whole:
             assert (SOURCE / folder.name).is_dir(), folder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clipkit.runs.command import _literal
+from clipkit.runs.command_line import literal
 from clipkit.runs.validate import check_command_line
 from conftest import ROOT
 
@@ -34,7 +34,7 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_command_of_the_readme_is_valid(line: str) -> None:
     words = shlex.split(line, comments=True)
     command = words[2].removeprefix("clipkit.")
-    arguments = [_literal(word) for word in words[3:] if not word.startswith("-")]
+    arguments = [literal(word) for word in words[3:] if not word.startswith("-")]
     if not any(word.startswith("resume=") for word in arguments):
         check_command_line(command, arguments)
 

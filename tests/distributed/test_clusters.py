@@ -22,8 +22,9 @@ from omegaconf import OmegaConf
 from clipkit.errors import UserError
 from clipkit.ranks import Place
 from clipkit.runs.checkpoints import StopSignals
-from clipkit.runs.command import Interrupted
-from clipkit.runs.launch import found_place, meet, wanted
+from clipkit.runs.endings import Interrupted
+from clipkit.runs.launch import wanted
+from clipkit.runs.meeting import found_place, meet
 from conftest import ROOT, Command
 
 DOC = ROOT / "docs" / "clusters.md"

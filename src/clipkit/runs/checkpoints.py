@@ -18,7 +18,7 @@ import torch
 from clipkit.approaches.base import Approach
 from clipkit.errors import UserError
 from clipkit.ranks import broadcast, gather, highest, rank, ranks
-from clipkit.runs.command import Interrupted
+from clipkit.runs.endings import Interrupted
 from clipkit.runs.progress import as_typed
 
 __all__ = ["CheckpointWriter", "StopSignals", "load_checkpoint", "newest_checkpoint"]

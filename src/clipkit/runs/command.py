@@ -8,8 +8,7 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,35 +16,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from clipkit.errors import UserError
+from clipkit.runs.command_line import prepare
+from clipkit.runs.endings import Failed, Interrupted
+from clipkit.runs.meeting import first_has_left, meet_others
 
-__all__ = ["Failed", "Interrupted", "command", "quoted"]
-
-LITERAL = (
-    "labels", "query", "images", "model", "resume", "base", "root", "data.root", "data.val_root", "data.test_root",
-    "data.file", "data.manifest", "backbone.path", "backbone.name", "backbone.text.tokenizer", "name", "output",
-)  # fmt: skip
-LISTS = ("labels",)
-TAKE_A_VALUE = (
-    "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
-)  # fmt: skip
-AFTER_FIRST_S = 10.0
-FLAGS_THAT_ONLY_SHOW = ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc")
-
-
-class Interrupted(BaseException):
-    """The run was asked to stop (Ctrl-C, SIGTERM). Carries the message for the person and the exit status."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class Failed(Exception):
-    """A process that this one had started has failed. Carries its exit status, and what it has not said itself."""
-
-    def __init__(self, message: str | None, status: int) -> None:
-        super().__init__(message, status)  # both: it is pickled on its way from a launcher's job
-        self.message, self.status = message, status
+__all__ = ["command"]
 
 
 class _Failures:
@@ -81,9 +56,9 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
 
             print(help_text(name))
             return 0
-        arguments = _prepare(name, arguments, multirun)
+        arguments = prepare(name, arguments, multirun)
         if name == "train":
-            arguments = _meet_others(name, arguments, multirun)
+            arguments = meet_others(name, arguments, multirun)
     except UserError as error:
         return _say(error)
 
@@ -102,7 +77,7 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
                 print(f"error: {error.message}", file=sys.stderr)
             status = error.status
         except Interrupted as stop:
-            if not _first_has_left() and str(stop):
+            if not first_has_left() and str(stop):
                 print(f"\n{stop}", file=sys.stderr)
             _let_launcher_requeue(stop.status)
             sys.exit(stop.status)
@@ -151,136 +126,19 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
     return 0 if not failures else 2 if multirun else failures[0]
 
 
-def _meet_others(name: str, arguments: list[str], multirun: bool) -> list[str]:
-    """Where several processes were started to train together: meet them, and use the same folder as process 0."""
-    if not any(key in os.environ for key in ("RANK", "SLURM_PROCID")):
-        return arguments
-    from clipkit import ranks
-    from clipkit.runs.compose import compose_config, output_folder
-    from clipkit.runs.launch import end_with_parent, found_place, meet, wanted
-
-    if found_place().ranks == 1:
-        return arguments
-    if multirun:
-        raise UserError("a multirun starts its jobs' processes by itself (trainer=ddp): leave torchrun or srun out")
-    _, overrides = _split_flags(arguments)
-    trainer = compose_config(name, [text for text in overrides if not text.startswith("hydra")]).trainer
-    wanted(trainer)
-    end_with_parent()
-    meet(trainer)
-    folder = ranks.from_first(lambda: output_folder(name, overrides))
-    return [*arguments, f"hydra.run.dir={quoted(folder)}"]
-
-
 def _meet_in_job(config: DictConfig) -> None:
     """Meet the other tasks of a launcher's job (submitit); they know the job's folder already."""
     if _Failures.here is not None or config.trainer.processes != "outside":
         return
-    from clipkit.runs.launch import meet
+    from clipkit.runs.meeting import meet
 
     meet(config.trainer)
 
 
-def _split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A command line's flags, with their values, and its overrides."""
-    flags: list[str] = []
-    overrides: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip or argument.startswith("-"):
-            flags.append(argument)
-            skip = not skip and argument in TAKE_A_VALUE
-        else:
-            overrides.append(argument)
-    return flags, overrides
-
-
-def _prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
-    """Quote literal values, check everything, and fix the run's folder where `name` or `resume` does."""
-    from clipkit.runs.validate import check_command_line
-
-    flags, given = _split_flags(arguments)
-    overrides = [_literal(argument) for argument in given]
-    if any(flag in FLAGS_THAT_ONLY_SHOW for flag in flags):
-        return arguments
-    values = {text.partition("=")[0]: _unquote(text.partition("=")[2]) for text in overrides}
-    overrides = _continue_run(name, overrides, values)
-    own_configs = any(flag in ("--config-dir", "-cd") or flag.startswith("--config-dir=") for flag in flags)
-    if not own_configs:  # a folder of the user's own may add options that only Hydra can see
-        overrides = check_command_line(name, overrides)
-    if values.get("name") not in (None, "null") and "hydra.run.dir" not in values and not multirun:
-        overrides.append(f"hydra.run.dir={quoted(f'outputs/{name}/' + values['name'])}")
-    return [*flags, *overrides]
-
-
-def _continue_run(name: str, overrides: list[str], values: dict[str, str]) -> list[str]:
-    """`resume=PATH` continues a run in its own folder, with the command line that started it."""
-    resume = values.get("resume")
-    if name != "train" or resume in (None, "null", "auto"):
-        return overrides
-    assert resume is not None
-    path = Path(resume)
-    folder = path.parent.parent if path.suffix == ".ckpt" else path
-    record = folder / "run.json"
-    if not path.exists():
-        raise UserError(f"resume={resume}: no such run folder or checkpoint")
-    if not record.is_file():
-        raise UserError(
-            f"resume={resume}: {folder} holds no run (no run.json); a run folder or a .ckpt in one is needed"
-        )
-    try:
-        before = list(json.loads(record.read_text())["overrides"])
-    except (json.JSONDecodeError, KeyError) as error:
-        raise UserError(f"{record} is damaged: {error}") from error
-    said = {text.partition("=")[0] for text in overrides}
-    drop = {*said, "hydra.run.dir", "name", "overwrite"}
-    kept = [text for text in before if text.partition("=")[0] not in drop]
-    return [*kept, *overrides, f"hydra.run.dir={quoted(str(folder))}"]
-
-
-def _literal(argument: str) -> str:
-    """`key=value` with the value quoted if the key takes free text; `labels` is split at commas."""
-    key, equals, value = argument.partition("=")
-    if not equals or key.lstrip("+") not in LITERAL or value in ("", "null") or value[0] in "[{'\"":
-        return argument
-    if key in LISTS:
-        return f"{key}=[{','.join(quoted(part.strip()) for part in value.split(','))}]"
-    return f"{key}={quoted(value)}"
-
-
-def quoted(text: str) -> str:
-    """A text as a value on the command line that means just itself."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
-    return f"'{escaped}'"
-
-
-def _unquote(text: str) -> str:
-    if len(text) > 1 and text[0] == text[-1] == "'":
-        return text[1:-1].replace("\\${", "${").replace("\\'", "'").replace("\\\\", "\\")
-    return text
-
-
 def _say(error: UserError) -> int:
-    if not _first_has_left():
+    if not first_has_left():
         print(f"error: {error}", file=sys.stderr)
     return 2
-
-
-def _first_has_left() -> bool:
-    """Process 0 speaks for all that torchrun or srun have started: the others are told to end once it has left.
-
-    They wait for that, with their exit status in hand; who is not told has found something that process 0 has not.
-    """
-    other = any(os.environ.get(key, "0") != "0" for key in ("RANK", "SLURM_PROCID"))
-    if not other or "CLIPKIT_PARENT" in os.environ:
-        return False
-    told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
-    end = time.monotonic() + AFTER_FIRST_S
-    while not told and time.monotonic() < end:
-        time.sleep(0.05)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # to the end: the status has to be this process's own
-    return bool(told)
 
 
 def _launcher_says(error: Exception) -> str | None:

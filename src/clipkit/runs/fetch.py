@@ -17,7 +17,7 @@ from clipkit.data.download import through_mirror
 from clipkit.data.fetching import KINDS, Hub, Item, Outcome, is_complete
 from clipkit.errors import UserError
 from clipkit.runs.choices import groups, read_option
-from clipkit.runs.command import Interrupted
+from clipkit.runs.endings import Interrupted
 
 __all__ = ["check_room", "items_of", "nothing_to_fetch", "root_of", "say", "say_end", "say_plan", "stoppable"]
 

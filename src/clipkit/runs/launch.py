@@ -8,16 +8,14 @@ The process that the user starts only watches: it starts one process a device, h
 when one fails. Each job of a multirun does so for itself, with the job's own choices and folder.
 """
 
-import ctypes
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -27,105 +25,18 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from clipkit.errors import UserError
-from clipkit.ranks import Place, join
-from clipkit.runs.command import Failed, Interrupted, quoted
+from clipkit.runs.command_line import quoted
+from clipkit.runs.endings import Failed, Interrupted
+from clipkit.runs.meeting import PARENT, backend_of, found_place, started_by_launch
 from clipkit.runs.progress import as_typed
 from clipkit.runs.record import mark_failed
 
-__all__ = ["backend_of", "end_with_parent", "found_place", "meet", "started_by_launch", "supervise", "wanted"]
+__all__ = ["supervise", "wanted"]
 
-PARENT = "CLIPKIT_PARENT"  # in the environment of a process that `supervise` has started: who watches it
 GRACE_S = (10.0, 20.0)  # for the others when one has failed: to end by themselves, and after SIGTERM
-PR_SET_PDEATHSIG = 1  # prctl.h
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 SWEEP = ("hydra.run.dir", "hydra.sweep", "hydra.mode", "hydra/sweeper", "hydra/launcher", "hydra.launcher")
 SHOWN = 15  # lines of a failed process's log
-
-
-def found_place(environment: Mapping[str, str] = os.environ) -> Place:
-    """Where this process stands, as `supervise`, torchrun or SLURM's srun says; `Place()` if it is alone.
-
-    Raises:
-        UserError: the variables contradict each other.
-    """
-    try:
-        if PARENT in environment or "TORCHELASTIC_RUN_ID" in environment:
-            return Place(
-                rank=int(environment["RANK"]),
-                ranks=int(environment["WORLD_SIZE"]),
-                local_rank=int(environment["LOCAL_RANK"]),
-                local_ranks=int(environment["LOCAL_WORLD_SIZE"]),
-                machine=int(environment.get("GROUP_RANK", 0)),
-                address=environment["MASTER_ADDR"],
-                port=int(environment["MASTER_PORT"]),
-            )
-        if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:  # a batch script itself has no step
-            return _found_in_slurm(environment)
-    except (KeyError, ValueError) as error:
-        raise UserError(f"the variables of torchrun or SLURM are not complete: {error}") from error
-    return Place()
-
-
-def _found_in_slurm(environment: Mapping[str, str]) -> Place:
-    tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or environment["SLURM_NTASKS"])  # a step may be part of a job
-    machines = int(environment.get("SLURM_STEP_NUM_NODES") or environment["SLURM_NNODES"])
-    if tasks % machines:
-        raise UserError(f"SLURM runs {tasks} tasks on {machines} machines: as many on each are needed")
-    job = int(environment["SLURM_JOB_ID"])
-    return Place(
-        rank=int(environment["SLURM_PROCID"]),
-        ranks=tasks,
-        local_rank=int(environment["SLURM_LOCALID"]),
-        local_ranks=tasks // machines,
-        machine=int(environment["SLURM_NODEID"]),
-        address=environment.get("MASTER_ADDR") or _first_host(environment["SLURM_STEP_NODELIST"]),
-        port=int(environment.get("MASTER_PORT") or 15000 + job % 10000),
-    )
-
-
-def _first_host(listed: str) -> str:
-    """`gpu[07-09,12]-ib,cpu1` -> `gpu07-ib`."""
-    found = re.match(r"(?:[^\[,]|\[[^\]]+\])+", listed)
-    if found is None:
-        raise ValueError(f"SLURM_STEP_NODELIST={listed}")
-    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", found[0])
-
-
-def started_by_launch() -> bool:
-    """Whether `supervise` has started this process."""
-    return PARENT in os.environ
-
-
-def end_with_parent() -> None:
-    """Be told to stop when the process that watches this one is killed (Linux)."""
-    if started_by_launch() and sys.platform == "linux":
-        ctypes.CDLL("libc.so.6").prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def backend_of(trainer: DictConfig) -> str:
-    """How processes exchange tensors: "nccl" between GPUs, else "gloo"."""
-    import torch
-
-    on_gpu = trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and torch.cuda.device_count() > 0)
-    return "nccl" if on_gpu else "gloo"
-
-
-def meet(trainer: DictConfig) -> None:
-    """Join the processes that were started together with this one.
-
-    Raises:
-        UserError: this process sees no GPU of its own, or the others cannot be reached.
-    """
-    import torch
-
-    own, backend = found_place(), backend_of(trainer)
-    if backend == "nccl" and own.local_rank >= torch.cuda.device_count():
-        raise UserError(
-            f"process {own.rank} is number {own.local_rank} on its machine (counted from 0) and sees "
-            f"{torch.cuda.device_count()} GPUs: start one a GPU, each of which sees all GPUs of its machine (in SLURM "
-            "--gpus-per-node and --ntasks-per-node with the same number, without --gpus-per-task)"
-        )
-    join(own, backend=backend)
 
 
 def wanted(trainer: DictConfig) -> int:

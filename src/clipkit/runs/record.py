@@ -2,14 +2,11 @@
 
 import json
 import os
-import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from clipkit import ranks
 from clipkit.errors import UserError
-from clipkit.runs.command import Interrupted
+from clipkit.runs.endings import Interrupted
+from clipkit.runs.provenance import provenance
 
 if TYPE_CHECKING:
     from clipkit.evaluation import Result
 
 __all__ = ["Run", "mark_failed", "open_run", "write_json"]
 
-PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "transformers", "numpy", "scikit-learn", "hydra-core")
 CARRIED = ("packed", "alarms", "performance")  # from what was stopped to what continues it
 MAY_CHANGE = (
     "resume",
@@ -99,10 +96,7 @@ class Run:
             "seed": config.seed,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "processes": ranks.ranks(),
-            "git_commit": _git_commit(),
-            "versions": {"clipkit": _version("clipkit-train"), **{name: _version(name) for name in PACKAGES}},
-            "python": platform.python_version(),
-            "hardware": _hardware(),
+            **provenance(),
         }
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -295,32 +289,3 @@ def _remove_results(folder: Path, *, keep: str | None = None) -> None:
     for name in (*files, "manifest.json", "bad_batch.json"):
         if keep is None or (folder / name).resolve() != Path(keep).expanduser().resolve():
             (folder / name).unlink(missing_ok=True)
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout this code runs from, with a + if it has changes; None outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        if "src/clipkit" not in git("ls-files", "--full-name", "record.py"):
-            return None
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _hardware() -> dict[str, Any]:
-    import torch
-
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus}

@@ -1,0 +1,98 @@
+"""The text of a command line, before Hydra reads it: literal values are quoted, and everything is checked."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipkit.errors import UserError
+
+__all__ = ["literal", "prepare", "quoted", "split_flags"]
+
+LITERAL = (
+    "labels", "query", "images", "model", "resume", "base", "root", "data.root", "data.val_root", "data.test_root",
+    "data.file", "data.manifest", "backbone.path", "backbone.name", "backbone.text.tokenizer", "name", "output",
+)  # fmt: skip
+LISTS = ("labels",)
+TAKE_A_VALUE = (
+    "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
+)  # fmt: skip
+FLAGS_THAT_ONLY_SHOW = ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc")
+
+
+def prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
+    """Quote literal values, check everything, and fix the run's folder where `name` or `resume` does."""
+    from clipkit.runs.validate import check_command_line
+
+    flags, given = split_flags(arguments)
+    overrides = [literal(argument) for argument in given]
+    if any(flag in FLAGS_THAT_ONLY_SHOW for flag in flags):
+        return arguments
+    values = {text.partition("=")[0]: _unquote(text.partition("=")[2]) for text in overrides}
+    overrides = _continue_run(name, overrides, values)
+    own_configs = any(flag in ("--config-dir", "-cd") or flag.startswith("--config-dir=") for flag in flags)
+    if not own_configs:  # a folder of the user's own may add options that only Hydra can see
+        overrides = check_command_line(name, overrides)
+    if values.get("name") not in (None, "null") and "hydra.run.dir" not in values and not multirun:
+        overrides.append(f"hydra.run.dir={quoted(f'outputs/{name}/' + values['name'])}")
+    return [*flags, *overrides]
+
+
+def _continue_run(name: str, overrides: list[str], values: dict[str, str]) -> list[str]:
+    """`resume=PATH` continues a run in its own folder, with the command line that started it."""
+    resume = values.get("resume")
+    if name != "train" or resume in (None, "null", "auto"):
+        return overrides
+    assert resume is not None
+    path = Path(resume)
+    folder = path.parent.parent if path.suffix == ".ckpt" else path
+    record = folder / "run.json"
+    if not path.exists():
+        raise UserError(f"resume={resume}: no such run folder or checkpoint")
+    if not record.is_file():
+        raise UserError(
+            f"resume={resume}: {folder} holds no run (no run.json); a run folder or a .ckpt in one is needed"
+        )
+    try:
+        before = list(json.loads(record.read_text())["overrides"])
+    except (json.JSONDecodeError, KeyError) as error:
+        raise UserError(f"{record} is damaged: {error}") from error
+    said = {text.partition("=")[0] for text in overrides}
+    drop = {*said, "hydra.run.dir", "name", "overwrite"}
+    kept = [text for text in before if text.partition("=")[0] not in drop]
+    return [*kept, *overrides, f"hydra.run.dir={quoted(str(folder))}"]
+
+
+def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command line's flags, with their values, and its overrides."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip or argument.startswith("-"):
+            flags.append(argument)
+            skip = not skip and argument in TAKE_A_VALUE
+        else:
+            overrides.append(argument)
+    return flags, overrides
+
+
+def literal(argument: str) -> str:
+    """`key=value` with the value quoted if the key takes free text; `labels` is split at commas."""
+    key, equals, value = argument.partition("=")
+    if not equals or key.lstrip("+") not in LITERAL or value in ("", "null") or value[0] in "[{'\"":
+        return argument
+    if key in LISTS:
+        return f"{key}=[{','.join(quoted(part.strip()) for part in value.split(','))}]"
+    return f"{key}={quoted(value)}"
+
+
+def quoted(text: str) -> str:
+    """A text as a value on the command line that means just itself."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
+    return f"'{escaped}'"
+
+
+def _unquote(text: str) -> str:
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        return text[1:-1].replace("\\${", "${").replace("\\'", "'").replace("\\\\", "\\")
+    return text
