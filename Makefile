@@ -45,7 +45,7 @@ format: install  ## let ruff mend what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: install  ## the benchmarks; results go to benchmarks/RESULTS.md
+bench: install  ## the benchmarks; results go to benchmarks/MAIN_JOB.md
 	@$(BIN)/python -m benchmarks.main_job $(ARGS)
 
 clean:  ## remove caches and build leftovers (outputs/ and .venv stay)

@@ -1,6 +1,6 @@
 """The default run, several seeds, each in a process of its own: what it reaches, and what it costs.
 
-Run: python -m benchmarks.main_job --seeds 0 1 2        (writes benchmarks/RESULTS.md)
+Run: python -m benchmarks.main_job --seeds 0 1 2        (writes benchmarks/MAIN_JOB.md)
 """
 
 import argparse
@@ -55,12 +55,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = {seed: run(seed, Path(folder)) for seed in seeds}
     text = (
-        "# Measured\n\n## The default run\n\n"
+        "# The default run\n\n"
         f"`python -m benchmarks.main_job --seeds {' '.join(map(str, seeds))}` on {os.cpu_count()} cores "
         f"({platform.machine()}), no GPU, empty feature cache; wall_s includes start-up and imports.\n\n"
         f"{table(results)}\n"
     )
-    Path(__file__).with_name("RESULTS.md").write_text(text)
+    Path(__file__).with_name("MAIN_JOB.md").write_text(text)
     print(text)
 
 
