@@ -91,6 +91,32 @@ class _Resemblance(NamedTuple):
 _Answers = _Numbered | _Resemblance
 
 
+def _sum_at_once(image: Tensor, columns: Tensor, scale: Tensor, side: int, sums: list[LogSumExp]) -> bool:
+    """Fill the sums of rows and columns from one exponential a logit, if its range allows; else leave them alone.
+
+    The same number is subtracted everywhere, from which no logit is farther up than 70 (e^70 times any batch fits
+    float32). A sum above e^-60 then has all its terms to e^-27 of the largest: as good as with a maximum of its own.
+    """
+    longest = [float(rows.norm(dim=1).max()) if len(rows) else 0.0 for rows in (image, columns)]
+    shift = max(0.0, abs(float(scale)) * longest[0] * longest[1] - 70)
+    if not math.isfinite(shift):
+        return False
+    totals = [torch.zeros_like(part.total) for part in sums]
+    for r, c in tiles(len(image), len(columns), side):
+        if c.start == 0:
+            rows = scale * image[r]
+        logits = rows @ columns[c].T
+        terms = (logits if shift == 0 else logits.sub_(shift)).exp_()
+        totals[0][r] += terms.sum(1)
+        totals[1][c] += terms.sum(0)
+    if len(image) == 0 or not min(float(total.min()) for total in totals) > math.exp(-60):
+        return False
+    for part, total in zip(sums, totals, strict=True):
+        part.top.fill_(shift)
+        part.total.copy_(total)
+    return True
+
+
 class _ContrastiveLoss(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -107,16 +133,17 @@ class _ContrastiveLoss(torch.autograd.Function):
             columns = texts.join(text)  # [M, D]
             sums = [LogSumExp(image, len(part)) for part in (image, columns)]
             alike_sums = [LogSumExp(image, len(part)) for part in (image, columns)]
-            for r, c in tiles(len(image), len(columns), side):
-                if c.start == 0:
-                    rows = scale * image[r]
-                logits = rows @ columns[c].T
-                sums[0].add(r, logits, dim=1)
-                sums[1].add(c, logits, dim=0)
-                if isinstance(answers, _Resemblance):
-                    alike = answers.scores(columns, r, c)
-                    alike_sums[0].add(r, alike, dim=1, values=logits)
-                    alike_sums[1].add(c, alike, dim=0, values=logits)
+            if isinstance(answers, _Resemblance) or not _sum_at_once(image, columns, scale, side, sums):
+                for r, c in tiles(len(image), len(columns), side):
+                    if c.start == 0:
+                        rows = scale * image[r]
+                    logits = rows @ columns[c].T
+                    sums[0].add(r, logits, dim=1)
+                    sums[1].add(c, logits, dim=0)
+                    if isinstance(answers, _Resemblance):
+                        alike = answers.scores(columns, r, c)
+                        alike_sums[0].add(r, alike, dim=1, values=logits)
+                        alike_sums[1].add(c, alike, dim=0, values=logits)
             sums[1].join(images.group)
             row, column = (part.value() for part in sums)
             norms = [row, column]

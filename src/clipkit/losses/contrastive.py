@@ -40,7 +40,7 @@ def contrastive_loss(
         targets: what each row should match; by default row i belongs to text i (then B = M).
         chunk_size: the logits are worked out in squares of this side and made again for the gradient, so that memory
             grows with B + M; the result is the same. None writes all of them out. "auto" does that up to 2²² logits
-            (2,048 × 2,048, of all processes), and else takes squares of 1,024 on a processor, 4,096 elsewhere.
+            (2,048 × 2,048, of all processes), and else takes squares of 512 on a processor, 4,096 elsewhere.
         group: the processes that have a share of the batch each; None is this one alone.
 
     Returns:

@@ -27,7 +27,7 @@ def side_of_tiles(chunk_size: Chunks, rows: int, columns: int, device: torch.dev
         return chunk_size
     if rows * columns <= DENSE_LIMIT:
         return None
-    return 1024 if device.type == "cpu" else 4096  # a processor's caches; enough work for each kernel of a GPU
+    return 512 if device.type == "cpu" else 4096  # a processor's caches; enough work for each kernel of a GPU
 
 
 def tiles(rows: int, columns: int, side: int) -> Iterator[tuple[slice, slice]]:
