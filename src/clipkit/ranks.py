@@ -20,6 +20,8 @@ __all__ = [
     "Place",
     "barrier",
     "broadcast",
+    "cores_shared_by",
+    "counts_of_all",
     "first_on_each_machine",
     "from_first",
     "gather",
@@ -102,6 +104,12 @@ def place() -> Place:
     return _State.place
 
 
+def cores_shared_by() -> int:
+    """How many processes share the cores that this one may use: SLURM may have given each task cores of its own."""
+    bound = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < (os.cpu_count() or 1)
+    return 1 if bound and "SLURM_PROCID" in os.environ else place().local_ranks
+
+
 def process_group() -> dist.ProcessGroup | None:
     """The group of tensors on the processes' devices; None where there is one process alone."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
@@ -156,6 +164,16 @@ def highest(*values: int) -> tuple[int, ...]:
     together = torch.tensor(values, dtype=torch.long)
     dist.all_reduce(together, op=dist.ReduceOp.MAX, group=_messages())
     return tuple(together.tolist())
+
+
+def counts_of_all(count: int, group: dist.ProcessGroup) -> tuple[int, ...]:
+    """The count of every process of a group; over the group of messages where there is one, so that no GPU waits."""
+    through = _State.messages if _State.messages is not None and group is dist.group.WORLD else group
+    device = torch.device("cuda" if dist.get_backend(through) == "nccl" else "cpu")
+    counts = torch.zeros(dist.get_world_size(through), dtype=torch.long, device=device)
+    counts[dist.get_rank(through)] = count
+    dist.all_reduce(counts, group=through)
+    return tuple(counts.tolist())
 
 
 def from_first(make: Callable[[], T]) -> T:

@@ -77,6 +77,12 @@ def test_two_processes_train_what_one_does(alone: Path, both: Path) -> None:
     assert max(float(difference.abs().max()) for difference in moved.values()) < 1e-3
 
 
+def test_each_process_draws_its_own_dropout(both: Path) -> None:
+    states = torch.load(both / "checkpoints/last.ckpt", weights_only=True)["callbacks"]["CheckpointWriter"]["rng"]
+    assert len(states) == 2
+    assert not torch.equal(states[0][0], states[1][0])
+
+
 def test_one_folder_holds_the_run_of_both(both: Path) -> None:
     assert json.loads((both / "run.json").read_text())["processes"] == 2
     assert [path.name for path in both.parent.iterdir()] == ["both"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clipkit.data.records import Records
 from clipkit.errors import UserError
-from clipkit.ranks import place
+from clipkit.ranks import cores_shared_by
 
 __all__ = [
     "DECODE_ERRORS",
@@ -111,7 +111,7 @@ def available_cores() -> int:
     Processes that train together on one machine share them.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // place().local_ranks)
+    return max(1, cores // cores_shared_by())
 
 
 def in_order(work: Callable[[In], Out], items: Iterable[In], *, threads: int, ahead: int = 8) -> Iterator[Out]:

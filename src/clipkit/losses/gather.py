@@ -8,6 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from clipkit.ranks import counts_of_all
+
 __all__ = ["Shares", "gather_rows"]
 
 
@@ -28,10 +30,7 @@ class Shares:
         """Ask every process of the group how many rows it has (each has to call this)."""
         if group is None:
             return cls((len(rows),))
-        own = torch.tensor([len(rows)], device=rows.device)
-        counts = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(counts, own, group=group)
-        return cls(tuple(torch.cat(counts).tolist()), group)
+        return cls(counts_of_all(len(rows), group), group)
 
     @property
     def total(self) -> int:

@@ -17,7 +17,7 @@ import torch
 
 from clipkit.approaches.base import Approach
 from clipkit.errors import UserError
-from clipkit.ranks import broadcast, gather, highest, rank, ranks
+from clipkit.ranks import broadcast, gather, has_lost_others, highest, rank, ranks
 from clipkit.runs.endings import Interrupted
 from clipkit.runs.progress import as_typed
 
@@ -35,6 +35,7 @@ class StopSignals:
         self.folder = folder
         self.received: int | None = None
         self._heard_at = 0.0
+        self._told = False  # by another process
         self.wait_for_step = False
 
     @contextmanager
@@ -51,9 +52,9 @@ class StopSignals:
         """Handle them from now on; returns the handlers before. Lightning's own would end the run with 0."""
         return {number: signal.signal(number, self._handle) for number in STOP}
 
-    def hear(self, number: int) -> None:
-        """Note a signal that has reached this process, or another that trains with it."""
-        self.received, self._heard_at = number, time.monotonic()
+    def hear(self, number: int, *, told: bool = False) -> None:
+        """Note a signal that has reached this process, or, `told`, another that trains with it."""
+        self.received, self._heard_at, self._told = number, time.monotonic(), told
 
     def stop(self, where: str = "") -> None:
         """Raise `Interrupted` with the way to go on."""
@@ -64,7 +65,8 @@ class StopSignals:
         raise Interrupted(message, 128 + number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and time.monotonic() - self._heard_at < SAME_S:
+        if self.received is not None and (self._told or time.monotonic() - self._heard_at < SAME_S):
+            self._told = False  # its own has come now, too
             return
         again = self.received is not None
         if not again:
@@ -101,7 +103,10 @@ class CheckpointWriter(pl.Callback):
         self.signals.take_over()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        _, number = self._agree(False)
         self.signals.wait_for_step = False
+        if number:
+            self.signals.stop(f" after stage {self._stage(pl_module)}")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -122,9 +127,10 @@ class CheckpointWriter(pl.Callback):
             return  # the end of the epoch saves by itself
         due = time.monotonic() - self._saved_at > 60 * self.minutes
         due = due or (self.steps is not None and trainer.global_step % self.steps == 0)
-        if self._agree(due):
+        wanted, number = self._agree(due)
+        if wanted:
             self.save(trainer)
-        self._stopping = self.signals.received is not None  # once this step's numbers are logged, before the next step
+        self._stopping = bool(number)  # once this step's numbers are logged, before the next step
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         metric = trainer.callback_metrics.get(self.monitor)
@@ -133,16 +139,19 @@ class CheckpointWriter(pl.Callback):
             self.best, self.best_epoch = value, trainer.current_epoch
             self.save(trainer, "best.ckpt")
         self.save(trainer)
-        self._agree(False)
-        if self.signals.received is not None:
+        _, number = self._agree(False)
+        if number:
             self.signals.stop(f" in stage {self._stage(pl_module)}, after epoch {trainer.current_epoch + 1}")
 
-    def _agree(self, due: bool) -> bool:
-        """Whether any process wants a checkpoint now; a signal that reached one of them has reached all."""
+    def _agree(self, due: bool) -> tuple[bool, int]:
+        """Whether any process wants a checkpoint now, and the signal that has reached one of them (0: none).
+
+        What reaches a process later is looked at the next time, by all.
+        """
         asked, number = highest(int(due), self.signals.received or 0)
-        if number:
-            self.signals.hear(number)
-        return bool(asked or number)
+        if number and self.signals.received is None:
+            self.signals.hear(number, told=True)
+        return bool(asked or number), number
 
     def save(self, trainer: pl.Trainer, name: str = "last.ckpt") -> None:
         """Write one checkpoint; the former `last.ckpt` becomes `previous.ckpt`. Every process must call it.
@@ -160,7 +169,7 @@ class CheckpointWriter(pl.Callback):
                 part.replace(place)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             part.unlink(missing_ok=True)
-            if isinstance(error, RuntimeError) and "write" not in str(error):
+            if has_lost_others(error) or (isinstance(error, RuntimeError) and "write" not in str(error)):
                 raise
             raise UserError(f"the checkpoint {place} could not be written: {error}") from error
         self._saved_at = time.monotonic()

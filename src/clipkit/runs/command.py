@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from clipkit.errors import UserError
 from clipkit.runs.command_line import prepare
-from clipkit.runs.endings import Failed, Interrupted
+from clipkit.runs.endings import LOST, Failed, Interrupted
 from clipkit.runs.meeting import first_has_left, meet_others
 
 __all__ = ["command"]
@@ -90,7 +90,7 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
             ranks = _met()
             if ranks is not None and ranks.has_lost_others(error):
                 print(f"process {ranks.rank()} has lost the others", file=sys.stderr)
-                sys.exit(1)
+                sys.exit(LOST)
             if not multirun:
                 raise
             import traceback

@@ -1,6 +1,8 @@
 """How a run ends when it does not end by itself: told to stop, or with a process that has failed."""
 
-__all__ = ["Failed", "Interrupted"]
+__all__ = ["LOST", "Failed", "Interrupted"]
+
+LOST = 3  # the exit status of a process that only says that another is gone
 
 
 class Interrupted(BaseException):

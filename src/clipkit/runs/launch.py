@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -26,10 +26,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from clipkit.errors import UserError
 from clipkit.runs.command_line import quoted
-from clipkit.runs.endings import Failed, Interrupted
+from clipkit.runs.endings import LOST, Failed, Interrupted
 from clipkit.runs.meeting import PARENT, backend_of, found_place, started_by_launch
 from clipkit.runs.progress import as_typed
-from clipkit.runs.record import mark_failed
+from clipkit.runs.record import alone_in, mark_failed
 
 __all__ = ["supervise", "wanted"]
 
@@ -91,13 +91,16 @@ def supervise(config: DictConfig, count: int) -> float | None:
         Interrupted: all stopped in good order after a signal.
     """
     folder = Path(config.run_dir)
+    alone_in(folder).close()  # refused before a log is touched; process 0 then takes the folder for itself
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     line = [sys.executable, "-m", f"clipkit.{HydraConfig.get().job.config_name}", *_arguments(folder)]
-    port = _free_port()
-    children = [_start(line, logs, rank, count, port) for rank in range(count)]
-    with _passing_on_signals(children):
-        status, message = _watch(children, logs)
+    children: list[subprocess.Popen[bytes]] = []
+    with _passing_on_signals(children) as asked:
+        port = _free_port()
+        for rank in range(count):
+            children.append(_start(line, logs, rank, count, port))
+        status, message = _watch(children, logs, asked)
     for log in logs.glob("process_*.log"):
         if log.stat().st_size == 0:
             log.unlink()
@@ -108,7 +111,7 @@ def supervise(config: DictConfig, count: int) -> float | None:
     if message is not None:
         if (folder / "checkpoints/last.ckpt").is_file():
             message = f"{message}\nContinue with: python -m clipkit.train resume={as_typed(folder)}"
-        mark_failed(folder, message)
+        mark_failed(folder, message, process=children[0].pid)
     if status:
         raise Failed(message, status)  # without a message process 0 has said why, and written it down
     about = json.loads((folder / "run.json").read_text())
@@ -152,40 +155,44 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _passing_on_signals(children: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None]:
-    """Processes of a session of their own hear nothing from the terminal: each signal reaches them once, from here."""
+def _passing_on_signals(children: Sequence["subprocess.Popen[bytes]"]) -> Iterator[list[int]]:
+    """Processes of a session of their own hear nothing from the terminal: each signal reaches them once, from here.
+
+    Yields the signals that were passed on.
+    """
+    asked: list[int] = []
 
     def hand_on(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
         for child in children:
             if child.poll() is None:
                 child.send_signal(number)
 
     former = {number: signal.signal(number, hand_on) for number in PASSED_ON}
     try:
-        yield
+        yield asked
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
 
 
-def _watch(children: Sequence["subprocess.Popen[bytes]"], logs: Path) -> tuple[int, str | None]:
-    """Wait for all; returns the status of the whole, and what to say if not process 0 has failed first."""
-    culprit: int | None = None
+def _watch(children: Sequence["subprocess.Popen[bytes]"], logs: Path, asked: Sequence[int]) -> tuple[int, str | None]:
+    """Wait for all; returns the status of the whole, and what to say where process 0 has not said it."""
+    ended_here: set[int] = set()
     while any(child.poll() is None for child in children):
-        failed = [rank for rank, child in enumerate(children) if child.poll() not in (None, 0)]
-        if failed and culprit is None:
-            time.sleep(0.2)  # those that fail for the same reason
-            culprit = _culprit(children)
-            _end(children)
+        if any(child.poll() not in (None, 0) for child in children):
+            ended_here = _end(children)
         time.sleep(0.05)
-    if all(child.returncode == 0 for child in children):
+    failed = {rank: child.returncode for rank, child in enumerate(children) if rank not in ended_here}
+    failed = {rank: status for rank, status in failed.items() if status != 0}
+    if not failed:
         return 0, None
-    culprit = _culprit(children) if culprit is None else culprit
-    status = children[culprit].returncode
-    if culprit == 0 and status > 0:
+    culprit = _culprit(failed)
+    status = failed[culprit]
+    if -status in asked:
+        return 128 - status, None  # told to stop before it had begun
+    if status >= 128 or (culprit == 0 and 0 < status != LOST):
         return status, None  # it has said why
-    if status >= 128:
-        return status, None
     log = logs / f"process_{culprit}.log"
     how = f"was ended by signal {-status}" if status < 0 else f"failed with status {status}"
     said = log.read_text(errors="replace").splitlines()[-SHOWN:] if log.is_file() else []
@@ -193,17 +200,20 @@ def _watch(children: Sequence["subprocess.Popen[bytes]"], logs: Path) -> tuple[i
     return 2, f"process {culprit} of {len(children)} {how}; the others were ended{':' if last else ''}{last}"
 
 
-def _culprit(children: Sequence["subprocess.Popen[bytes]"]) -> int:
-    """The process that failed first, as far as it shows: the others then lose it and fail in consequence."""
-    failed = {rank: child.poll() for rank, child in enumerate(children) if child.poll() not in (None, 0)}
-    return min(failed, key=lambda rank: (failed[rank] != 2, (failed[rank] or 0) > 0, rank))
+def _culprit(failed: Mapping[int, int]) -> int:
+    """Whose fault it is, by exit status: not of those who lost another; process 0's, if it has something to say."""
+    return min(failed, key=lambda rank: (failed[rank] == LOST, rank > 0 and failed[rank] > 0, rank))
 
 
-def _end(children: Sequence["subprocess.Popen[bytes]"]) -> None:
+def _end(children: Sequence["subprocess.Popen[bytes]"]) -> set[int]:
+    """Give the rest time to fail for the same reason or in consequence; returns those that had to be ended."""
+    told: set[int] = set()
     for seconds, number in zip((*GRACE_S, 5.0), (signal.SIGTERM, signal.SIGKILL, None), strict=True):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and any(child.poll() is None for child in children):
             time.sleep(0.05)
-        for child in children:
+        for rank, child in enumerate(children):
             if child.poll() is None and number is not None:
                 child.send_signal(number)
+                told.add(rank)
+    return told

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from clipkit.errors import UserError
-from clipkit.ranks import place, rank
+from clipkit.ranks import cores_shared_by, rank
 from clipkit.runs.progress import console
 
 __all__ = ["check_accelerator", "choose_device", "frozen_dtype", "prepare_machine", "set_seed", "training_precision"]
@@ -23,6 +23,7 @@ def set_seed(seed: int) -> None:
     import pytorch_lightning as pl  # here: it takes seconds to load
 
     pl.seed_everything(seed, workers=True, verbose=False)
+    os.environ.pop("PL_GLOBAL_SEED", None)  # by it Lightning would seed all processes alike again, once they have met
 
 
 def prepare_machine(threads: int | None) -> None:
@@ -30,8 +31,8 @@ def prepare_machine(threads: int | None) -> None:
 
     Processes that train together on one machine share its cores, and process 0 speaks for all.
     """
-    if threads is None and place().local_ranks > 1:
-        threads = max(1, torch.get_num_threads() // place().local_ranks)
+    if threads is None and cores_shared_by() > 1:
+        threads = max(1, torch.get_num_threads() // cores_shared_by())
     if threads is not None:
         torch.set_num_threads(threads)
     if rank() > 0:

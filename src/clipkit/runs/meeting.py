@@ -33,6 +33,7 @@ def meet_others(name: str, arguments: list[str], multirun: bool) -> list[str]:
     """Where several processes were started to train together: meet them, and use the same folder as process 0."""
     if not any(key in os.environ for key in ("RANK", "SLURM_PROCID")):
         return arguments
+    _end_with_parent()
     from clipkit import ranks
     from clipkit.runs.launch import wanted
 
@@ -43,7 +44,6 @@ def meet_others(name: str, arguments: list[str], multirun: bool) -> list[str]:
     _, overrides = split_flags(arguments)
     trainer = compose_config(name, [text for text in overrides if not text.startswith("hydra")]).trainer
     wanted(trainer)
-    _end_with_parent()
     meet(trainer)
     folder = ranks.from_first(lambda: output_folder(name, overrides))
     return [*arguments, f"hydra.run.dir={quoted(folder)}"]
@@ -111,6 +111,8 @@ def _end_with_parent() -> None:
     """Be told to stop when the process that watches this one is killed (Linux)."""
     if started_by_launch() and sys.platform == "linux":
         ctypes.CDLL("libc.so.6").prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != int(os.environ[PARENT]):
+            sys.exit(128 + signal.SIGTERM)  # it was killed before
 
 
 def backend_of(trainer: DictConfig) -> str:

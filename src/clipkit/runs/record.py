@@ -1,5 +1,6 @@
 """What a run leaves behind, and when: `config.yaml`, `run.json`, `metrics.json`, tables, plots."""
 
+import fcntl
 import json
 import os
 import resource
@@ -8,10 +9,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
@@ -24,7 +24,7 @@ from clipkit.runs.provenance import provenance
 if TYPE_CHECKING:
     from clipkit.evaluation import Result
 
-__all__ = ["Run", "mark_failed", "open_run", "write_json"]
+__all__ = ["Run", "alone_in", "mark_failed", "open_run", "write_json"]
 
 CARRIED = ("packed", "alarms", "performance")  # from what was stopped to what continues it
 MAY_CHANGE = (
@@ -60,7 +60,7 @@ class Run:
     def __init__(self, config: DictConfig, overrides: Sequence[str], *, resume: bool = False) -> None:
         self.folder = Path(config.run_dir)
         self.writes = True
-        self._lock: FileLock | None = None
+        self._lock: IO[str] | None = None
         self.started = time.time()
         self.about: dict[str, Any] = {}
         before = _read_json(self.folder / "run.json")
@@ -82,7 +82,7 @@ class Run:
             assert before is not None
             self.about = before
             return
-        self._lock = _alone_in(self.folder)
+        self._lock = alone_in(self.folder)
         if before is not None and (not resume or stillborn):
             _remove_results(self.folder, keep=OmegaConf.select(config, "data.manifest"))
         overrides = [text for text in overrides if text.partition("=")[0] not in ("resume", "overwrite")]
@@ -165,7 +165,7 @@ class Run:
         self.note_cost()
         self.note(**values, status=status)
         if self._lock is not None:
-            self._lock.release()
+            self._lock.close()
 
     def note_cost(self) -> None:
         """Write down time and memory up to now."""
@@ -200,12 +200,12 @@ class _Reader(Run):
         self.about = about
 
 
-def mark_failed(folder: Path, message: str) -> None:
-    """Write down why a run ended that could not do so itself."""
-    with suppress(OSError):
-        write_json(
-            folder / "run.json", {**(_read_json(folder / "run.json") or {}), "status": "failed", "error": message}
-        )
+def mark_failed(folder: Path, message: str, *, process: int) -> None:
+    """Write down why a run ended that could not do so itself, if it is that process's run."""
+    about = _read_json(folder / "run.json") or {}
+    if about.get("process") == process:
+        with suppress(OSError):
+            write_json(folder / "run.json", {**about, "status": "failed", "error": message})
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -244,19 +244,24 @@ def _same_configuration(folder: Path, config: dict[Any, Any]) -> None:
         )
 
 
-def _alone_in(folder: Path) -> FileLock:
-    """Keep other processes out of a run's folder for as long as this one lives."""
-    lock = FileLock(folder / ".lock")
+def alone_in(folder: Path) -> IO[str]:
+    """Keep other processes out of a run's folder, as long as this one lives and the returned file is open.
+
+    Raises:
+        UserError: another process is at work there, or the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"another process is at work in {folder}: wait for its end, or choose another name") from None
-    except NotImplementedError:
-        pass  # a disk without locks
+        file = (folder / ".lock").open("a")
     except OSError as error:
         raise UserError(f"the run's folder {folder} cannot be written: {error}") from error
-    return lock
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"another process is at work in {folder}: wait for its end, or choose another name") from None
+    except OSError:
+        pass  # a disk without locks
+    return file
 
 
 def _may_change(key: str) -> bool:

@@ -1,16 +1,19 @@
 """How Lightning trains where `clipkit.ranks` has brought several processes together."""
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from pytorch_lightning.strategies import DDPStrategy
+from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
 from clipkit.approaches.base import Approach
 from clipkit.errors import UserError
 from clipkit.ranks import Place, place, ranks
 
-__all__ = ["settings_for_processes", "trains_batchnorm"]
+__all__ = ["leave_signals_to_us", "settings_for_processes", "synchronise_batchnorm", "trains_batchnorm"]
 
 
 class MetProcesses(ClusterEnvironment):
@@ -61,6 +64,25 @@ def trains_batchnorm(module: pl.LightningModule) -> bool:
     return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in module.modules())
 
 
+def leave_signals_to_us(trainer: pl.Trainer) -> None:
+    """Lightning asks all GPUs before each batch whether one was told to end, and waits; `CheckpointWriter` asks."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    if ranks() > 1 and hasattr(loop, "_broadcast_sigterm_tensor"):
+        loop._broadcast_sigterm_tensor = lambda: None
+
+
+def synchronise_batchnorm(module: nn.Module) -> None:
+    """Let BatchNorm take its statistics from all processes, in place.
+
+    torch's own conversion makes new layers: it would lose the activations that timm keeps inside of its BatchNorm, and
+    the pieces of a tower that is cut in groups would go on with the old ones. Outside of training nothing changes.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and not isinstance(part, nn.SyncBatchNorm):
+            part.__class__ = SyncBatchNormAct if isinstance(part, BatchNormAct2d) else nn.SyncBatchNorm
+            part.process_group = None  # type: ignore[assignment]  # all processes
+
+
 def settings_for_processes(module: Approach, device: torch.device) -> dict[str, object]:
     """The Trainer's arguments for as many processes as train together.
 
@@ -85,6 +107,8 @@ def settings_for_processes(module: Approach, device: torch.device) -> dict[str, 
             f"stage {module.stage_name}: chunk_size cuts each process's share by itself, and BatchNorm over several "
             "processes needs as many chunks in each: set chunk_size=null, or take a tower without BatchNorm"
         )
+    if batchnorm:
+        synchronise_batchnorm(module)
     return {
         "strategy": DDPStrategy(
             cluster_environment=MetProcesses(own),
@@ -93,5 +117,4 @@ def settings_for_processes(module: Approach, device: torch.device) -> dict[str, 
         ),
         "devices": own.local_ranks,
         "num_nodes": own.ranks // own.local_ranks,
-        "sync_batchnorm": batchnorm,
     }

@@ -21,7 +21,7 @@ from clipkit.runs.machine import training_precision
 from clipkit.runs.metrics_file import MetricsFile
 from clipkit.runs.progress import console
 from clipkit.runs.record import Run
-from clipkit.runs.strategy import settings_for_processes, trains_batchnorm
+from clipkit.runs.strategy import leave_signals_to_us, settings_for_processes, trains_batchnorm
 from clipkit.runs.throughput import Throughput
 from clipkit.runs.training_progress import TrainingProgress
 from clipkit.runs.watchdogs import Watchdog
@@ -82,6 +82,7 @@ def train_stages(
         settings = settings_for_processes(approach, device)
         settings |= {"callbacks": callbacks, "logger": [metrics_file, *loggers]}
         trainer = _trainer(config, device, stage.epochs, stage.accumulate, **settings)
+        leave_signals_to_us(trainer)
         if path is not None and resumed is not None:
             console.print(f"  resumed: stage {name} after optimiser step {resumed[1]['global_step']:,}")
         console.print(f"[bold]stage {name}[/bold]: {_describe(approach, name, features)}", soft_wrap=True)
@@ -122,8 +123,8 @@ def _resumed(config: DictConfig, folder: Path) -> tuple[Path, dict[str, Any]] | 
 def _check_smallest_batch(approach: Approach, data: PairData) -> None:
     """Refuse batches of a single picture where BatchNorm is trained: it has no deviation."""
     count, size = data.count("train"), approach.stage.batch_size
-    smallest = count // -(-count // size) // ranks()
-    if smallest < 2 and trains_batchnorm(approach):
+    smallest = count // max(1, -(-count // size)) // ranks()
+    if count > 0 and smallest < 2 and trains_batchnorm(approach):
         raise UserError(
             f"stage {approach.stage_name}: {count:,} pictures in batches of at most {size} make a batch of one"
             f"{' in a process' if ranks() > 1 else ''}, and this image tower trains BatchNorm, which needs two or "

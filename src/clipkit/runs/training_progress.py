@@ -11,6 +11,7 @@ from clipkit.runs.throughput import Throughput
 
 __all__ = ["TrainingProgress"]
 
+NOTE_EVERY_S = 0.5
 MUCH_WAITING = 0.4  # of an epoch
 
 
@@ -56,7 +57,10 @@ class TrainingProgress(pl.Callback):
     ) -> None:
         done = trainer.current_epoch * trainer.num_training_batches + batch_idx + 1
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, note=self._note(trainer))
+            self._progress.update(self._task, completed=done)
+            if time.monotonic() - self._said > NOTE_EVERY_S:  # to read the loss is to wait for the device
+                self._progress.update(self._task, note=self._note(trainer))
+                self._said = time.monotonic()
         elif time.monotonic() - self._said > LINE_EVERY_S:
             console.print(f"  stage {self.stage}: {self._note(trainer)}")
             self._said = time.monotonic()
