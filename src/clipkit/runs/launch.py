@@ -29,7 +29,7 @@ from clipkit.runs.command_line import quoted
 from clipkit.runs.endings import LOST, Failed, Interrupted
 from clipkit.runs.meeting import PARENT, backend_of, found_place, started_by_launch
 from clipkit.runs.progress import as_typed
-from clipkit.runs.record import alone_in, mark_failed
+from clipkit.runs.record import alone_in, mark_failed, release
 
 __all__ = ["supervise", "wanted"]
 
@@ -91,7 +91,7 @@ def supervise(config: DictConfig, count: int) -> float | None:
         Interrupted: all stopped in good order after a signal.
     """
     folder = Path(config.run_dir)
-    alone_in(folder).close()  # refused before a log is touched; process 0 then takes the folder for itself
+    release(alone_in(folder))  # refused before a log is touched; process 0 then takes the folder for itself
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     line = [sys.executable, "-m", f"clipkit.{HydraConfig.get().job.config_name}", *_arguments(folder)]

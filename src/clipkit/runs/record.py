@@ -24,7 +24,7 @@ from clipkit.runs.provenance import provenance
 if TYPE_CHECKING:
     from clipkit.evaluation import Result
 
-__all__ = ["Run", "alone_in", "mark_failed", "open_run", "write_json"]
+__all__ = ["Run", "alone_in", "mark_failed", "open_run", "release", "write_json"]
 
 CARRIED = ("packed", "alarms", "performance")  # from what was stopped to what continues it
 MAY_CHANGE = (
@@ -165,7 +165,7 @@ class Run:
         self.note_cost()
         self.note(**values, status=status)
         if self._lock is not None:
-            self._lock.close()
+            release(self._lock)
 
     def note_cost(self) -> None:
         """Write down time and memory up to now."""
@@ -262,6 +262,13 @@ def alone_in(folder: Path) -> IO[str]:
     except OSError:
         pass  # a disk without locks
     return file
+
+
+def release(lock: IO[str]) -> None:
+    """Let others into a folder again."""
+    with suppress(OSError):
+        os.unlink(lock.name)
+    lock.close()
 
 
 def _may_change(key: str) -> bool:
