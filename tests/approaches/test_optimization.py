@@ -176,6 +176,14 @@ def test_a_plateau_lowers_the_rate_when_the_metric_stops_improving() -> None:
     assert found == [2, 2, 2, 1, 1]
 
 
+@pytest.mark.parametrize(("width", "expected"), [(100, False), (4000, True)])
+def test_large_models_are_fused_by_themselves(width: int, expected: bool) -> None:
+    net = torch.nn.Linear(width, width)
+    optimizer = Optimizer(partial(torch.optim.AdamW, fused="auto"), lr=1e-3)
+    assert optimizer.build({"heads": net.parameters()}, set()).defaults["fused"] is expected
+    assert optimizer.build({"heads": net.parameters()}, set(), may_fuse=False).defaults["fused"] is False
+
+
 def test_a_plateau_with_warm_up_is_refused() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
     with pytest.raises(UserError, match="warmup"):

@@ -13,6 +13,7 @@ from clipkit.errors import UserError
 
 __all__ = ["Constant", "Cosine", "Optimizer", "Plateau", "Scheduler", "embedding_weights"]
 
+FUSED_FROM = 10_000_000  # trained weights, on a processor
 GROUPS = ("heads", "image", "text", "logit_scale")
 
 
@@ -47,9 +48,9 @@ class Optimizer:
             parameters: by group; those without `requires_grad` are left out.
             embeddings: ids of embedding tables' weights, which do not decay.
             may_fuse: false where another part must see the gradients before the step: what `factory` says of `fused`
-                is then overruled.
+                (true, false, or "auto" for large models and GPUs) is then overruled.
         """
-        groups = []
+        groups: list[dict[str, Any]] = []
         for name, members in parameters.items():
             trained = [p for p in members if p.requires_grad]
             lr = self.group_lr.get(name, self.lr)
@@ -60,8 +61,12 @@ class Optimizer:
             for label, chosen, decay in ((name, matrices, weight_decay), (other_name, others, 0.0)):
                 if chosen:
                     groups.append({"params": chosen, "lr": lr, "weight_decay": decay, "name": label})
-        overruled = {} if may_fuse or not getattr(self.factory, "keywords", {}).get("fused") else {"fused": False}
-        return self.factory(groups, lr=self.lr, **overruled)
+        weights = [p for group in groups for p in group["params"]]
+        asked = getattr(self.factory, "keywords", {}).get("fused")
+        if asked == "auto":  # one kernel for all; on a processor it pays for large towers
+            asked = any(p.is_cuda for p in weights) or sum(p.numel() for p in weights) >= FUSED_FROM
+        fused = {} if asked is None else {"fused": bool(asked) and may_fuse}
+        return self.factory(groups, lr=self.lr, **fused)
 
 
 class Scheduler:
