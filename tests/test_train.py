@@ -113,8 +113,15 @@ def test_debug_overfit_brings_the_loss_of_one_batch_to_zero(clipkit: Command) ->
     assert losses[-1] < 0.02
 
 
-@pytest.mark.parametrize("targets", ["hard", "soft"])
-@pytest.mark.parametrize("scheduler", ["constant", "plateau"])
+@pytest.mark.parametrize(
+    ("targets", "scheduler"),
+    [
+        ("soft", "plateau"),
+        pytest.param("hard", "plateau", marks=pytest.mark.slow),
+        pytest.param("hard", "constant", marks=pytest.mark.slow),
+        pytest.param("soft", "constant", marks=pytest.mark.slow),
+    ],
+)
 def test_targets_and_schedules_train(clipkit: Command, targets: str, scheduler: str) -> None:
     done = clipkit("train", *TINY, f"approach.targets={targets}", f"scheduler={scheduler}", "optimizer=adam",
                    "approach.stages.towers.epochs=2", "name=x", "report=false", "evaluators=[]")  # fmt: skip

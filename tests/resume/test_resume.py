@@ -76,7 +76,14 @@ def assert_same(straight: Path, other: Path) -> None:
     assert losses(straight) == losses(other)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_saves_says_how_to_go_on_and_the_resumed_run_is_the_same_to_the_bit(
     clipkit: Command, straight: Path, number: int, status: int
 ) -> None:
@@ -127,6 +134,7 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(clipkit: Command, tiny_ru
     assert (tiny_run / "run.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_while_it_is_at_work(clipkit: Command) -> None:
     process = clipkit.start("train", *RECIPE, "name=stopped", "approach.stages.towers.epochs=500")
     folder = clipkit.folder / "outputs/train/stopped"
