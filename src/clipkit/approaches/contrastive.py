@@ -28,7 +28,6 @@ from clipkit.losses import (
     SoftTargets,
     Targets,
     contrastive_loss,
-    gather_rows,
     positive_targets,
     scaled_cosines,
     sigmoid_loss,
@@ -213,13 +212,12 @@ class Contrastive(Approach):
         else:
             loss = self._batch_loss(image, text, group, scale, owner=batch["text_owner"])
         values = {"train/contrastive": loss.detach()}
+        images = Shares.of(image, process_group())
         if self.image_contrast > 0:
-            among = process_group()
-            everyones = Shares.of(group, among).join(group)
-            pull = supervised_contrastive_loss(gather_rows(image, among), everyones, logit_scale=scale)
+            pull = supervised_contrastive_loss(images.gather(image), images.join(group), logit_scale=scale)
             loss = loss + self.image_contrast * pull
             values["train/image_contrast"] = pull.detach()
-        size = Shares.of(image, process_group()).total
+        size = images.total
         if self.loss == "softmax":
             captions = len(text) / len(image) if len(image) else 1.0  # of a picture, in every process about as many
             self.against_chance = values["train/contrastive"], self._chance(size, size * captions)
@@ -300,10 +298,9 @@ class Contrastive(Approach):
 
     def _bank_loss(self, image: Tensor, text: Tensor, group: Tensor, scale: Tensor, *, owner: Tensor) -> Tensor:
         """Image→text against every training caption, text→image within the batch."""
-        among = process_group()
-        text_group = group[owner]
-        group, text_group = (Shares.of(part, among).join(part) for part in (group, text_group))
-        image, text = gather_rows(image, among), gather_rows(text, among)
+        images, texts = (Shares.of(part, process_group()) for part in (image, text))
+        group, text_group = images.join(group), texts.join(group[owner])
+        image, text = images.gather(image), texts.gather(text)
         bank = self.encoder.project_text(self.bank_features)  # [U, D]
         to_bank = scaled_cosines(image, bank, logit_scale=scale).log_softmax(1)  # [B, U]
         to_image = scaled_cosines(text, image, logit_scale=scale).log_softmax(1)  # [M, B]

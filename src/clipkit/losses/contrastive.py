@@ -9,13 +9,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from clipkit.losses.chunked import chunked_contrastive_loss
-from clipkit.losses.gather import Shares, gather_rows
-from clipkit.losses.targets import PairTargets, SoftTargets, Targets, positive_targets, soft_targets
+from clipkit.losses.gather import Shares
+from clipkit.losses.targets import OWN_PAIR, PairTargets, SoftTargets, Targets, positive_targets, soft_targets
 from clipkit.losses.tiles import Chunks, at_least_float32, side_of_tiles
 
 __all__ = ["contrastive_loss", "scaled_cosines", "supervised_contrastive_loss"]
-
-OWN_PAIR = PairTargets()
 
 
 def contrastive_loss(
@@ -54,7 +52,7 @@ def contrastive_loss(
     if side is not None:
         return chunked_contrastive_loss(image, text, scale, targets=targets, side=side, images=images, texts=texts)
     to_text, to_image = _written_out(targets, image, text, images, texts)
-    logits = scaled_cosines(gather_rows(image, group), gather_rows(text, group), logit_scale=scale)  # [B, M]
+    logits = scaled_cosines(images.gather(image), texts.gather(text), logit_scale=scale)  # [B, M]
     return (cross_entropy(logits, to_text) + cross_entropy(logits.T, to_image)) / 2
 
 

@@ -57,6 +57,13 @@ class Shares:
         dist.all_gather(parts, padded, group=self.group)
         return torch.cat([part[:count] for part, count in zip(parts, self.counts, strict=True)])
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """`join`, with gradient: see `gather_rows`."""
+        if self.group is None:
+            return rows
+        joined: Tensor = _GatherRows.apply(rows, self)
+        return joined
+
     def sum_of_own(self, joined: Tensor) -> Tensor:
         """[total, …], a part of the sum on each process -> this process's rows [n, …] of the sum.
 
@@ -81,10 +88,7 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     Returns:
         [sum of n, …].
     """
-    if group is None:
-        return rows
-    joined: Tensor = _GatherRows.apply(rows, Shares.of(rows, group))
-    return joined
+    return Shares.of(rows, group).gather(rows)
 
 
 class _GatherRows(torch.autograd.Function):

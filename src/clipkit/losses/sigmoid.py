@@ -15,13 +15,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from clipkit.losses.gather import Shares, gather_rows
-from clipkit.losses.targets import GroupTargets, PairTargets
+from clipkit.losses.gather import Shares
+from clipkit.losses.targets import OWN_PAIR, GroupTargets, PairTargets
 from clipkit.losses.tiles import Chunks, at_least_float32, side_of_tiles, sum_by_number, tiles
 
 __all__ = ["sigmoid_loss"]
-
-OWN_PAIR = PairTargets()
 
 
 def sigmoid_loss(
@@ -58,7 +56,7 @@ def sigmoid_loss(
         loss: Tensor = _SigmoidLoss.apply(image, text, scale, bias, *options)
         return loss
     with torch.autocast(image.device.type, enabled=False):
-        logits = scale * gather_rows(image, group) @ gather_rows(text, group).T + bias  # [B, M]
+        logits = scale * images.gather(image) @ texts.gather(text).T + bias  # [B, M]
         positive = row[:, None] == column[None, :]
         return _softplus(torch.where(positive, -logits, logits)).sum() / images.total
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from clipkit.losses.gather import Shares
+from clipkit.losses.tiles import at_least_float32, sum_by_number
 
-__all__ = ["GroupTargets", "PairTargets", "SoftTargets", "Targets", "positive_targets", "soft_targets"]
+__all__ = ["OWN_PAIR", "GroupTargets", "PairTargets", "SoftTargets", "Targets", "positive_targets", "soft_targets"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class SoftTargets:
     owner: Tensor | None = None
 
 
+OWN_PAIR = PairTargets()
 Targets = PairTargets | GroupTargets | SoftTargets
 
 
@@ -106,7 +108,7 @@ def soft_targets(
         image→text [B, M] and text→image [M, B], float32 (float64 for float64 input), rows sum to one.
     """
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-        image, text = (x if x.dtype == torch.float64 else x.float() for x in (image, text))
+        image, text = at_least_float32(image, text)
         images, mean = image @ image.T, text
         if owner is not None:
             mean = mean_text(text, owner, len(image))
@@ -118,4 +120,4 @@ def soft_targets(
 def mean_text(text: Tensor, owner: Tensor, images: int) -> Tensor:
     """[M, D] -> [images, D], the mean of each image's texts."""
     count = torch.bincount(owner, minlength=images).to(text.dtype)
-    return text.new_zeros(images, text.shape[1]).index_add_(0, owner, text) / count[:, None]
+    return sum_by_number(text, owner, images) / count[:, None]
