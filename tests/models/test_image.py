@@ -1,5 +1,6 @@
 """Image towers: what joins the feature of timm, and how pictures are prepared."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,20 @@ def test_the_feature_is_what_timm_pools(name: str) -> None:
     reference = model.model
     expected = reference.forward_head(reference.forward_features((x / 255 - mean) / std), pre_logits=True)
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", SIZES)
+def test_a_deep_copy_is_a_tower_of_its_own(name: str) -> None:
+    model = tower(name)
+    x = random_pictures(SIZES[name])
+    before, copied = model(x), deepcopy(model)
+    torch.testing.assert_close(copied(x), before, rtol=0, atol=0)
+    zeroed = copied.group_modules(1)[0]
+    for weight in zeroed.parameters():
+        weight.zero_()
+    torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+    assert not torch.allclose(copied(x), before, atol=1e-3)
 
 
 @torch.no_grad()

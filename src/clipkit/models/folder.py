@@ -64,6 +64,7 @@ def save_model(
             "encoder": model.encoder.spec(towers=towers),
             "classifier": None if model.classifier is None else model.classifier.spec(),  # type: ignore[operator]
             "templates": list(model.templates),
+            "start": model.start,
             "towers": towers,
             "sha256": _sha256(file),
         }
@@ -140,7 +141,7 @@ def load_model(folder: str | Path, *, trust: tuple[str, ...] = ()) -> Model:
     if head is not None:
         own |= {f"classifier.{name}": value for name, value in head.state_dict().items()}
     _fill(own, weights, loaded=TOWERS if towers == "pretrained" else ())
-    return Model(encoder, head, templates)
+    return Model(encoder, head, templates, start=description.get("start"))  # older folders do not tell
 
 
 def _fill(own: dict[str, Tensor], file: Path, *, loaded: tuple[str, ...]) -> None:

@@ -62,7 +62,8 @@ class Trained:
         """What the image tower's trained half begins with, without gradient; the pixels where all of it is trained."""
         if self.image_whole:
             return {"pixels": pixels}
-        return encoder.trunk(pixels, groups=int(self.image_groups), end=not self.image_frozen)
+        groups, end = self.image_cut
+        return encoder.trunk(pixels, groups=groups, end=end)
 
     def image_tail(self, encoder: DualEncoder, state: dict[str, Tensor]) -> Tensor:
         """[B, F] from what `image_trunk` left, with gradient."""
@@ -71,11 +72,22 @@ class Trained:
             return features
         return encoder.tail(state, groups=int(self.image_groups))
 
+    @property
+    def image_cut(self) -> tuple[int, bool]:
+        """Where the image tower is cut: how many last groups are trained, and whether at least what follows them is."""
+        return int(self.image_groups), not self.image_frozen
+
+    @property
+    def text_cut(self) -> tuple[int, bool]:
+        """Where the text tower is cut, likewise."""
+        return int(self.text_groups), not self.text_frozen
+
     def text_trunk(self, encoder: DualEncoder, tokens: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the text tower's trained half begins with, without gradient; the tokens where all of it is trained."""
         if self.text_whole:
             return tokens
-        return encoder.text_trunk(tokens, groups=int(self.text_groups), end=not self.text_frozen)
+        groups, end = self.text_cut
+        return encoder.text_trunk(tokens, groups=groups, end=end)
 
     def text_tail(self, encoder: DualEncoder, state: dict[str, Tensor]) -> Tensor:
         """[M, F] from what `text_trunk` left, with gradient."""

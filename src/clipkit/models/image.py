@@ -116,7 +116,7 @@ class TimmImageTower(ImageTower):
         try:
             self._assemble(
                 model,
-                groups,
+                split,
                 preprocess=ImagePreprocess(size, crop_share, **(preprocess or {})),
                 mean=mean,
                 std=std,

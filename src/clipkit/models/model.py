@@ -30,14 +30,21 @@ class Model:
         encoder: the dual encoder.
         classifier: an `nn.Module` with `class_names` and `eats` ("embeds" or "features"), or None.
         templates: sentences that make captions of class names, for zero-shot classification.
+        start: what training began from, as `clipkit.load` takes it; None: from scratch, or not known.
     """
 
     def __init__(
-        self, encoder: DualEncoder, classifier: nn.Module | None = None, templates: Sequence[str] = ("{}",)
+        self,
+        encoder: DualEncoder,
+        classifier: nn.Module | None = None,
+        templates: Sequence[str] = ("{}",),
+        *,
+        start: str | None = None,
     ) -> None:
         self.encoder = encoder.eval()
         self.classifier = classifier.eval() if classifier is not None else None
         self.templates = tuple(templates)
+        self.start = start
 
     @property
     def device(self) -> torch.device:

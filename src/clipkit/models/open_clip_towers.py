@@ -62,7 +62,7 @@ class OpenClipImageTower(ImageTower):
             "standardize": standardize,
         }
         square = ImagePreprocess(image_size, **(preprocess or {}))
-        self._assemble(model, _groups(model), preprocess=square, mean=mean, std=std, standardize=standardize)
+        self._assemble(model, _groups, preprocess=square, mean=mean, std=std, standardize=standardize)
 
 
 def _groups(visual: Any) -> Groups:

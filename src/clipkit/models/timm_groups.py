@@ -97,15 +97,14 @@ def _by_family(model: Any, family: Family) -> Groups:
         found = [getattr(model, name, None) for name in names]
         return [module for module in found if isinstance(module, nn.Module)]
 
-    stem, after = piece(family.stem), piece(family.after)
     groups = piece(family.groups)
     if len(groups) == 1:
         groups = list(groups[0])  # type: ignore[call-overload]  # a sequence of stages
     return Groups(
-        stem=lambda x: _chain(stem, x),
+        stem=lambda x: _chain(piece(family.stem), x),  # looked up each time: LoRA exchanges layers
         groups=groups,
-        end=lambda x: model.forward_head(_chain(after, x), pre_logits=True),
-        end_modules=[*after, *piece(family.head)],
+        end=lambda x: model.forward_head(_chain(piece(family.after), x), pre_logits=True),
+        end_modules=[*piece(family.after), *piece(family.head)],
         pool=lambda x: x.mean(family.axes),
     )
 

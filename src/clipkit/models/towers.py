@@ -4,6 +4,8 @@ Every tower keeps its network under `model`, runs in two halves (`trunk`, frozen
 follows them), and can say what rebuilds it (`spec`).
 """
 
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -55,6 +57,18 @@ class Tower(nn.Module):
         """What follows the last group: final norm or convolution, pooling."""
         raise NotImplementedError
 
+    def frozen_state(self, *, groups: int, end: bool) -> dict[str, Tensor]:
+        """The network's weights and statistics by name, without those of its last groups.
+
+        Args:
+            groups: how many last groups are trained.
+            end: with `groups=0`, whether what follows the last group is.
+        """
+        tail = [*self.group_modules(groups), *(self.end_modules() if end else [])]
+        trained = {id(value) for part in tail for value in (*part.parameters(), *part.buffers())}
+        named: dict[str, Tensor] = self.model.state_dict(keep_vars=True)
+        return {name: value for name, value in named.items() if id(value) not in trained}
+
     def spec(self, towers: Towers) -> dict[str, Any]:
         """What rebuilds this tower, as plain containers.
 
@@ -88,7 +102,7 @@ class ImageTower(Tower):
     def _assemble(
         self,
         model: nn.Module,
-        groups: Groups,
+        cut: Callable[[Any], Groups],
         *,
         preprocess: ImagePreprocess,
         mean: list[float],
@@ -96,8 +110,9 @@ class ImageTower(Tower):
         standardize: bool = False,
         pooled_stages: int = 0,
     ) -> None:
-        self.model, self._cuts, self.preprocess = model, groups, preprocess
-        self.num_groups = len(groups.groups)
+        self.model, self._cut, self.preprocess = model, cut, preprocess
+        self._cuts = cut(model)
+        self.num_groups = len(self._cuts.groups)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         if any(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in model.modules()):
@@ -106,6 +121,14 @@ class ImageTower(Tower):
         self.pooled_stages = pooled_stages
         self.feature_dim = self._measure(preprocess.size)
         self.standardize = Standardize(self.feature_dim) if standardize else None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ImageTower":
+        """A tower of its own: its pieces, which refer to modules, are cut anew from the copied model."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update({name: deepcopy(value, memo) for name, value in vars(self).items() if name != "_cuts"})
+        copied._cuts = copied._cut(copied.model)
+        return copied
 
     def drop_patches(self, share: float) -> None:
         """From now on, in training, leave out this share of each picture's patches, at random (FLIP, arXiv 2212.00794).

@@ -80,7 +80,7 @@ class TransformersImageTower(ImageTower):
             "standardize": standardize,
         }
         square = ImagePreprocess(size, **(preprocess or {}))
-        self._assemble(model, _groups(model), preprocess=square, mean=mean, std=std, standardize=standardize)
+        self._assemble(model, _groups, preprocess=square, mean=mean, std=std, standardize=standardize)
 
     def spec(self, towers: Towers) -> dict[str, Any]:
         return super().spec(towers) | ({"name": None} if towers == "inside" else {})
