@@ -1,5 +1,6 @@
 """The feature store: computed once, complete or absent."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -114,7 +115,8 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
         FeatureStore(tmp_path / "file" / "features").get(KEY, VALUES.shape, Encoder())
 
 
-def test_two_processes_at_once_leave_one_valid_entry(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [False, True], ids=["absent before", "damaged before"])
+def test_two_processes_at_once_leave_one_valid_entry(tmp_path: Path, damaged: bool) -> None:
     code = """
 import os, sys, time
 from pathlib import Path
@@ -130,6 +132,10 @@ def encode():
     yield np.full((3, 4), 2, np.float32)
 print(FeatureStore(root / "features").get({"a": 1}, (6, 4), encode).sum())
 """
+    if damaged:
+        store = FeatureStore(tmp_path / "features")
+        store.get({"a": 1}, (6, 4), lambda: [np.zeros((6, 4), np.float32)])
+        next(store.root.glob("*/array.npy")).write_bytes(b"torn")
     line = [sys.executable, "-c", code, str(tmp_path)]
     both = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
@@ -138,6 +144,81 @@ print(FeatureStore(root / "features").get({"a": 1}, (6, 4), encode).sum())
         assert float(out) == 36
     assert len(list(tmp_path.glob("*.started"))) == 2
     assert len(left_behind(tmp_path / "features")) == 1
+
+
+LEAD = (2, 3)
+SHAPES = {"map": (4, 2), "pooled": (5,)}
+WHOLE = {
+    name: np.random.default_rng(number).standard_normal((*LEAD, *shape)).astype(np.float32)
+    for number, (name, shape) in enumerate(SHAPES.items())
+}
+
+
+class SeveralAtOnce:
+    """Yields blocks of uneven length of several arrays, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> Iterator[dict[str, np.ndarray]]:
+        self.calls += 1
+        for rows in (slice(0, 4), slice(4, 6)):
+            yield {name: WHOLE[name].reshape(-1, *shape)[rows] for name, shape in SHAPES.items()}
+
+
+def get_all(store: FeatureStore, encode: SeveralAtOnce) -> dict[str, np.ndarray]:
+    return store.get_all(KEY, LEAD, SHAPES, encode)
+
+
+def test_several_arrays_of_one_entry_are_computed_together_and_found_again(tmp_path: Path) -> None:
+    first, second = SeveralAtOnce(), SeveralAtOnce()
+    for encode in (first, second):
+        found = get_all(FeatureStore(tmp_path), encode)
+        assert found.keys() == SHAPES.keys()
+        for name, array in found.items():
+            assert array.dtype == np.float32
+            np.testing.assert_array_equal(array, WHOLE[name])
+    assert (first.calls, second.calls) == (1, 0)
+    assert len(left_behind(tmp_path)) == 1
+
+
+def cut(share: float) -> Callable[[Path], None]:
+    def damage(entry: Path) -> None:
+        content = (entry / "map.npy").read_bytes()
+        (entry / "map.npy").write_bytes(content[: int(share * len(content))])
+
+    return damage
+
+
+def another_key(entry: Path) -> None:
+    key = json.loads((entry / "key.json").read_text())
+    (entry / "key.json").write_text(json.dumps({**key, "weights": "abd"}) + "\n")
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "cut in the numbers": cut(0.9),
+    "cut in the header": cut(0.2),
+    "empty": cut(0.0),
+    "another key": another_key,
+    "half a key": lambda entry: (entry / "key.json").write_text('{"weights'),
+    "no key": lambda entry: (entry / "key.json").unlink(),
+    "a missing array": lambda entry: (entry / "pooled.npy").unlink(),
+    "another shape": lambda entry: np.save(entry / "pooled.npy", WHOLE["pooled"][:1]),
+    "another type": lambda entry: np.save(entry / "pooled.npy", WHOLE["pooled"].astype(np.float64)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_entry_is_computed_again_and_never_used(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    store, encode = FeatureStore(tmp_path), SeveralAtOnce()
+    get_all(store, encode)
+    (entry,) = tmp_path.iterdir()
+    damage(entry)
+    for _ in range(2):
+        for name, array in get_all(store, encode).items():
+            np.testing.assert_array_equal(array, WHOLE[name])
+    assert encode.calls == 2
+    assert left_behind(tmp_path) == [entry.name]
 
 
 def test_a_fingerprint_changes_with_name_type_shape_and_value() -> None:

@@ -15,7 +15,7 @@ from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import Trained
 from clipkit.models.recompute import recomputed
 
-__all__ = ["check_length_groups", "embed", "encoding_notes"]
+__all__ = ["check_length_groups", "embed", "embed_images", "embed_texts", "encoding_notes"]
 
 State = dict[str, Tensor]
 
@@ -37,28 +37,44 @@ def embed(
         chunk_size: pictures, and captions, that are encoded at a time; null: all of them.
         length_groups: captions are sorted by length and encoded in this many parts, each cut to its longest.
     """
+    image = embed_images(encoder, trained, batch, chunk_size=chunk_size)
+    if "text_features" in batch:
+        return image, encoder.project_text(encoder.text.finish(batch["text_features"]))
+    return image, embed_texts(encoder, trained, batch["text"], chunk_size=chunk_size, length_groups=length_groups)
 
-    def pictures(state: State) -> Tensor:
-        return encoder.project_image(trained.image_tail(encoder, state))
+
+def embed_texts(
+    encoder: DualEncoder, trained: Trained, tokens: State, *, chunk_size: int | None = None, length_groups: int = 1
+) -> Tensor:
+    """[M, D] embeddings of tokenised texts: the text half of `embed`."""
 
     def captions(state: State) -> Tensor:
         return encoder.project_text(trained.text_tail(encoder, state))
 
-    if "trunk" in batch:
-        image = encoder.project_image(encoder.tail(batch["trunk"], groups=0))
-    else:
-        pixels = batch["image"]
-        parts = pixels.tensor_split(_count(len(pixels), chunk_size))
-        image = _encode(pictures, (trained.image_trunk(encoder, part) for part in parts), len(parts) > 1, encoder)
-    if "text_features" in batch:
-        return image, encoder.project_text(encoder.text.finish(batch["text_features"]))
-    tokens = batch["text"]
-    captions_count = len(tokens["input_ids"])
-    chunks = _count(captions_count, chunk_size)
-    order, sorted_parts = _split_captions(tokens, min(max(chunks, length_groups), captions_count), length_groups > 1)
+    count = len(tokens["input_ids"])
+    chunks = _count(count, chunk_size)
+    order, sorted_parts = _split_captions(tokens, min(max(chunks, length_groups), count), length_groups > 1)
     states = (trained.text_trunk(encoder, part) for part in sorted_parts)
     text = _encode(captions, states, chunks > 1, encoder)
-    return image, text if order is None else text[order.argsort()]
+    return text if order is None else text[order.argsort()]
+
+
+def embed_images(
+    encoder: DualEncoder, trained: Trained, batch: Batch, *, chunk_size: int | None = None, project: bool = True
+) -> Tensor:
+    """[B, D] embeddings, or [B, F] features without `project`, of a batch's pictures: the image half of `embed`."""
+
+    def tail(state: State) -> Tensor:
+        features = trained.image_tail(encoder, state)
+        return encoder.project_image(features) if project else features
+
+    stored: State = batch["trunk"] if "trunk" in batch else {"pixels": batch["image"]}
+    count = len(next(iter(stored.values())))
+    chunks = 1 if "feature" in stored else _count(count, chunk_size)  # a feature has nothing behind it to save
+    split = {name: value.tensor_split(chunks) for name, value in stored.items()}
+    parts = ({name: pieces[chunk] for name, pieces in split.items()} for chunk in range(chunks))
+    states = parts if "trunk" in batch else (trained.image_trunk(encoder, part["pixels"]) for part in parts)
+    return _encode(tail, states, chunks > 1, encoder)
 
 
 def check_length_groups(encoder: DualEncoder, count: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from clipkit.data.datamodule import PairData
 from clipkit.data.images import fingerprint
+from clipkit.data.records import Records
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.features import FeatureStore, tensors_fingerprint
 from clipkit.models.dual_encoder import DualEncoder
@@ -45,32 +46,66 @@ class FrozenFeatures:
 
     def image(self, split: str, *, views: int = 1) -> NDArray[np.float32]:
         """[views, N, F] features of the image tower, not standardised; view 0 is the picture as it is."""
-        records = self.data.split(split)
+        return self.trunk(split, views=views)["feature"]
+
+    def image_of(self, part: Records, split: str) -> Tensor:
+        """[N, F] of some of a split's pictures, as `image` gives them."""
+        whole = self.data.split(split)
+        order = np.argsort(whole.image_ids, kind="stable")
+        rows = order[np.searchsorted(whole.image_ids, part.image_ids, sorter=order)]
+        return torch.from_numpy(np.ascontiguousarray(self.image(split)[0][rows]))
+
+    def trunk(
+        self, split: str, *, views: int = 1, groups: int = 0, end: bool = False
+    ) -> dict[str, NDArray[np.float32]]:
+        """What the frozen half of the image tower hands on, of every picture: by name [views, N, …].
+
+        Args:
+            split: "train", "val" or "test".
+            views: how often each picture is encoded; view 0 is the picture as it is, the others are augmented.
+            groups, end: where the tail begins (`ImageTower.trunk`). The trained half's weights are no part of the key.
+        """
+        records, encoder = self.data.split(split), self.encoder
         key = {
             "what": "image",
-            "weights": tensors_fingerprint(dict(self.encoder.image.model.state_dict())),
-            "tower": json.dumps({**self.encoder.image.spec("inside"), "standardize": None}, sort_keys=True),
-            "dtype": str(self.encoder.frozen_dtype),
+            "weights": tensors_fingerprint(encoder.image.frozen_state(groups=groups, end=end)),
+            "tower": json.dumps({**encoder.image.spec("inside"), "standardize": None}, sort_keys=True),
+            "dtype": str(encoder.frozen_dtype),
             "computed_by": self._computed_by(),
             "records": records.fingerprint,
             "image_ids": records.image_ids.tolist(),
             "policy": [self.data.augmentation_name, repr(self.data.augment), self.data.seed] if views > 1 else None,
             **({"packed": self.data.packed} if views > 1 and self.data.packed != "none" else {}),
+            **({"groups": [groups, end]} if groups or end else {}),
         }
         total = views * len(records)
 
-        def encode() -> Iterator[NDArray[np.float32]]:
+        def encode() -> Iterator[dict[str, NDArray[np.float32]]]:
             done = 0
             for view in range(views):
                 for start in range(0, len(records), self.batch_size):
                     ids = records.image_ids[start : start + self.batch_size]
                     pixels = self.data.view(ids, view, device=self._device) if view else self.data.pixels(ids)
-                    pixels = pixels.to(self._device)
-                    yield self.encoder.trunk(pixels, groups=0)["feature"].cpu().numpy()
+                    state = encoder.trunk(pixels.to(self._device), groups=groups, end=end)
+                    yield {name: value.float().cpu().numpy() for name, value in state.items()}
                     done += len(ids)
                     self.on_progress(f"image features of {split}", done, total)
 
-        return self._run(key, (views, len(records), self.encoder.feature_dim), encode)
+        shapes = self._trunk_shapes(groups, end)
+        with self._evaluating(), first_on_each_machine():
+            return self.store.get_all(key, (views, len(records)), shapes, encode)
+
+    def trunk_bytes(self, *, groups: int = 0, end: bool = False) -> int:
+        """Bytes that one view of one picture takes."""
+        return 4 * sum(int(np.prod(shape)) for shape in self._trunk_shapes(groups, end).values())
+
+    def _trunk_shapes(self, groups: int, end: bool) -> dict[str, tuple[int, ...]]:
+        if groups == 0 and not end:
+            return {"feature": (self.encoder.feature_dim,)}
+        size = self.encoder.preprocess.size
+        with self._evaluating():
+            state = self.encoder.trunk(torch.zeros(1, 3, size, size, device=self._device), groups=groups, end=end)
+        return {name: tuple(value.shape[1:]) for name, value in state.items()}
 
     def text(self) -> NDArray[np.float32]:
         """[U, Ft] features of the text tower, not standardised, for the distinct captions of the whole data set."""

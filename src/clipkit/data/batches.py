@@ -29,15 +29,18 @@ class Served:
 
     Args:
         batch_size: pictures a batch.
-        image_features: by split, [V, N, F]: V views of each picture, in place of pixels.
+        image_features: by split and name, [V, N, …]: what the image tower's frozen half says of V views of each
+            picture, in place of pixels.
         text_features: [U, Ft], one row a distinct text of the whole data set, in place of tokens.
         together: pictures of one group stand in one batch.
+        texts: whether batches have captions at all.
     """
 
     batch_size: int = 64
-    image_features: dict[str, NDArray[np.float32]] | None = None
+    image_features: dict[str, dict[str, NDArray[np.float32]]] | None = None
     text_features: NDArray[np.float32] | None = None
     together: bool = False
+    texts: bool = True
 
 
 class PairDataset(Dataset[Batch]):
@@ -58,27 +61,32 @@ class PairDataset(Dataset[Batch]):
         epoch = items[0][0]
         rows = np.array([row for _, row in items])
         image_ids = self.records.image_ids[rows]
-        captions, owner = self._captions(rows, image_ids, epoch)
         batch: Batch = {
             "epoch": epoch,
             "image_id": torch.from_numpy(image_ids),
             "group": torch.from_numpy(self.records.groups[rows]),
             "label": torch.from_numpy(self.records.labels[rows]),
-            "text_owner": torch.from_numpy(owner),
-            "caption_id": torch.from_numpy(captions),
         }
-        text = self.text_of_caption[captions]
-        if self.served.text_features is not None and self.text_rows is not None:
-            batch["text_features"] = torch.from_numpy(self.served.text_features[self.text_rows[text]])
-        else:
-            batch["text"] = self.data.tokenize([self.texts[int(index)].as_py() for index in text])
+        if self.served.texts:
+            batch |= self._texts(rows, image_ids, epoch)
         if self.served.image_features is not None:
-            batch["trunk"] = {"feature": self._views(rows, image_ids, epoch)}
+            batch["trunk"] = self._views(rows, image_ids, epoch)
         elif self.split == "train" and isinstance(self.data.augment, PicturePolicy):
             batch["image"] = self.data.view(image_ids, epoch)
         else:
             batch["image"] = self.data.pixels(image_ids, training=self.split == "train")
         return batch
+
+    def _texts(self, rows: NDArray[np.int64], image_ids: NDArray[np.int64], epoch: int) -> Batch:
+        """The captions of these rows: tokens or stored features, and whose they are."""
+        captions, owner = self._captions(rows, image_ids, epoch)
+        found: Batch = {"text_owner": torch.from_numpy(owner), "caption_id": torch.from_numpy(captions)}
+        text = self.text_of_caption[captions]
+        if self.served.text_features is not None and self.text_rows is not None:
+            found["text_features"] = torch.from_numpy(self.served.text_features[self.text_rows[text]])
+        else:
+            found["text"] = self.data.tokenize([self.texts[int(index)].as_py() for index in text])
+        return found
 
     def _captions(
         self, rows: NDArray[np.int64], image_ids: NDArray[np.int64], epoch: int
@@ -91,13 +99,14 @@ class PairDataset(Dataset[Batch]):
         owner = np.repeat(np.arange(len(rows)), last - first)
         return np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)]), owner
 
-    def _views(self, rows: NDArray[np.int64], image_ids: NDArray[np.int64], epoch: int) -> Tensor:
+    def _views(self, rows: NDArray[np.int64], image_ids: NDArray[np.int64], epoch: int) -> dict[str, Tensor]:
         assert self.served.image_features is not None
-        features = self.served.image_features[self.split]  # [V, N, F]
+        stored = self.served.image_features[self.split]  # each [V, N, …]
+        views = len(next(iter(stored.values())))
         view = np.zeros(len(rows), np.int64)
-        if self.split == "train" and len(features) > 1:
-            view = (uniform(self.data.seed, epoch, image_ids, 1, purpose="view")[:, 0] * len(features)).astype(np.int64)
-        return torch.from_numpy(np.ascontiguousarray(features[view, rows]))
+        if self.split == "train" and views > 1:
+            view = (uniform(self.data.seed, epoch, image_ids, 1, purpose="view")[:, 0] * views).astype(np.int64)
+        return {name: torch.from_numpy(np.ascontiguousarray(array[view, rows])) for name, array in stored.items()}
 
 
 def worker_processes(count: int) -> dict[str, Any]:
