@@ -1,16 +1,19 @@
 """What every approach has: stages, and hooks before and after them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
+import numpy as np
+import pandas as pd
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from clipkit.approaches.averaging import AveragedWeights
 from clipkit.approaches.frozen import FrozenFeatures
-from clipkit.approaches.optimization import Optimizer, Scheduler
+from clipkit.approaches.optimization import Optimizer, Scheduler, embedding_weights
 from clipkit.data.datamodule import PairData
 from clipkit.errors import UserError
 from clipkit.models.dual_encoder import DualEncoder
@@ -19,6 +22,8 @@ from clipkit.models.model import Model
 
 __all__ = ["Approach", "Stage"]
 
+MOST_VALIDATIONS = 100  # of a stage that was lengthened to its least steps
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -26,15 +31,19 @@ class Stage:
 
     Args:
         epochs: passes over the training pictures; 0 skips the stage.
+        validate_every: epochs between two validations, and two checkpoints; the last epoch is always saved.
+        least_steps: at least this many optimiser steps, in more epochs where pictures are few (unless `epochs` is 0).
         train: which parts of the encoder are trained.
         batch_size: pictures a batch, all of which the loss compares.
         chunk_size: pictures (and captions) encoded at a time; the loss still compares the whole batch, with exact
             gradients: memory of a chunk, about a third more time. Null: the whole batch at once.
         accumulate: batches an optimiser step; each is compared within itself alone.
         optimizer, scheduler: how.
-        views: augmented views of each picture that the cache holds where the image tower is frozen; 1 is the
-            picture itself alone.
+        views: how many views of each picture the image tower's frozen half encodes, once, before the first epoch: 1
+            is the picture itself alone, the others are augmented. "fresh": pictures are augmented anew every epoch, and
+            the whole tower runs. A tower that is trained from its first layer on always takes fresh pictures.
         keep: which weights the stage hands on: those of the "best" epoch by `monitor`, or of the "last".
+        patience: epochs without a better `monitor` after which the stage ends early; null: it does not.
     """
 
     epochs: int
@@ -44,12 +53,24 @@ class Stage:
     scheduler: Scheduler
     chunk_size: int | None = None
     accumulate: int = 1
-    views: int = 1
+    views: int | Literal["fresh"] = 1
     keep: str = "best"
+    least_steps: int = 0
+    validate_every: int = 1
+    patience: int | None = None
 
     def __post_init__(self) -> None:
+        if self.views != "fresh" and (not isinstance(self.views, int) or self.views < 1):
+            raise UserError(f"views={self.views}: a number from 1 is expected, or fresh (augmented anew every epoch)")
+        if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 1):
+            raise UserError(f"patience={self.patience}: epochs are expected, 1 or more (null: never stop early)")
         if self.chunk_size is not None and (not isinstance(self.chunk_size, int) or self.chunk_size < 1):
             raise UserError(f"chunk_size={self.chunk_size}: pictures at a time are expected, 1 or more (null: all)")
+
+    def steps(self, pictures: int) -> int:
+        """Optimiser steps of an epoch of so many pictures; the last one may have fewer batches."""
+        batches = -(-pictures // self.batch_size)
+        return max(1, -(-batches // self.accumulate))
 
 
 class Approach(pl.LightningModule):
@@ -58,13 +79,17 @@ class Approach(pl.LightningModule):
     Args:
         encoder: the model to train.
         stages: by name, in order; a closed-form method has none.
-        monitor: the validation metric that chooses the best weights; its larger values are better.
+        monitor: the validation metric that chooses the best weights; larger is better, of a loss smaller.
         ema: decay of the averaged weights that are validated and handed on (`AveragedWeights`); null: none.
 
     Attributes:
+        chosen: values that the training or validation data decided, by name (for `run.json`).
+        tables: what is to be kept of how they were decided, by file name.
         against_chance: the last training batch's loss (without gradient), and what a model that cannot tell anything
             apart would have scored; None where that is not known.
     """
+
+    aligns: ClassVar[bool] = False  # whether what it leaves has towers that were trained together
 
     def __init__(
         self,
@@ -79,6 +104,8 @@ class Approach(pl.LightningModule):
         self.stages = dict(stages)
         self.monitor = monitor
         self.stage_name = ""
+        self.chosen: dict[str, float] = {}
+        self.tables: dict[str, pd.DataFrame] = {}
         self.average = None if ema is None else AveragedWeights(ema)
         self.against_chance: tuple[Tensor, float] | None = None
         self.strict_loading = False  # checkpoints leave out what was never trained
@@ -89,9 +116,31 @@ class Approach(pl.LightningModule):
         """The stage that is being trained."""
         return self.stages[self.stage_name]
 
+    def lengthen(self, pictures: int) -> None:
+        """Give each stage as many epochs of this many pictures as its `least_steps` asks for.
+
+        Where those are many and short, they are validated and saved about a hundred times in all.
+        """
+        for name, stage in self.stages.items():
+            steps = stage.steps(pictures)
+            if stage.epochs > 0 and stage.epochs * steps < stage.least_steps:
+                epochs = -(-stage.least_steps // steps)
+                self.stages[name] = replace(stage, epochs=epochs, validate_every=max(1, epochs // MOST_VALIDATIONS))
+
     def enter(self, name: str, features: FrozenFeatures) -> None:
         """Begin a stage: freeze and unfreeze, and take from `features` what the stage needs. Overridden by need."""
         self.stage_name = name
+
+    def stored_images(self, features: FrozenFeatures) -> dict[str, dict[str, NDArray[np.float32]]] | None:
+        """What the image tower's frozen half says of training and validation; None where the stage takes pictures."""
+        stage = self.stage
+        if stage.views == "fresh" or stage.train.image_whole:
+            return None
+        groups, end = stage.train.image_cut
+        found = {"train": features.trunk("train", views=stage.views, groups=groups, end=end)}
+        if len(features.data.split("val")):
+            found["val"] = features.trunk("val", groups=groups, end=end)
+        return found
 
     def notes(self, data: PairData) -> list[str]:
         """What the approach does otherwise on this data, to be said before it begins."""
@@ -106,6 +155,36 @@ class Approach(pl.LightningModule):
     def model(self, templates: tuple[str, ...]) -> Model:
         """What the run leaves for use: the encoder, and the classifier if the approach made one."""
         return Model(self.encoder, None, templates)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What `run.json` is to say of the approach."""
+        return {"chosen": self.chosen} if self.chosen else {}
+
+    @property
+    def keeps_image_tower(self) -> bool:
+        """Whether no stage trains anything of the image tower: its features before and after are the same."""
+        return all(stage.train.image_frozen for stage in self.stages.values() if stage.epochs > 0)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The weights of the optimiser's group "heads": the projections, and what a subclass adds."""
+        return [*self.encoder.image_projection.parameters(), *self.encoder.text_projection.parameters()]
+
+    def configure_optimizers(self) -> Any:
+        encoder = self.encoder
+        # a fused optimiser takes the loss scale out itself, at its step: too late to clip
+        clips_scaled = self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val is not None
+        optimizer = self.stage.optimizer.build(
+            {
+                "heads": self.head_parameters(),
+                "image": encoder.image.model.parameters(),
+                "text": encoder.text.model.parameters(),
+                "logit_scale": [encoder.logit_scale, *([] if encoder.logit_bias is None else [encoder.logit_bias])],
+            },
+            embedding_weights(self),
+            may_fuse=not clips_scaled,
+        )
+        return [optimizer], self.stage.scheduler.build(optimizer, self.total_steps())
 
     def total_steps(self) -> int:
         """Optimiser steps of this stage.
@@ -174,20 +253,22 @@ class Approach(pl.LightningModule):
             self.average.load(checkpoint["state_dict"], checkpoint["training_weights"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the stage, save averaged weights in place of the others, and leave out towers that were never trained.
+        """Name the stage, save averaged weights in place of the others, and leave out what was never trained.
 
-        What no stage so far has trained is loaded as it was.
+        What no stage so far has trained of the towers is loaded as it was.
         """
         checkpoint["stage"] = self.stage_name
         checkpoint["epoch_sums"] = {name: [total.item(), weight] for name, (total, weight) in self._sums.items()}
         if self.average is not None:
             checkpoint["training_weights"] = self.average.save(checkpoint["state_dict"])
         names = list(self.stages)
-        begun = [self.stages[name].train for name in names[: names.index(self.stage_name) + 1]]
-        untouched = []
-        if all(trained.image_frozen for trained in begun):
-            untouched.append("encoder.image.model.")
-        if all(trained.text_frozen for trained in begun):
-            untouched.append("encoder.text.model.")
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith(tuple(untouched))}
+        stages = [self.stages[name] for name in names[: names.index(self.stage_name) + 1]]
+        begun = [stage.train for stage in stages if stage.epochs > 0]
+        cuts = {"image": [trained.image_cut for trained in begun if not trained.image_whole]}
+        cuts["text"] = [trained.text_cut for trained in begun if not trained.text_whole]
+        untouched = set()
+        for kind, tower in (("image", self.encoder.image), ("text", self.encoder.text)):
+            if len(cuts[kind]) == len(begun):  # no stage has trained all of it
+                frozen = tower.frozen_state(groups=max(n for n, _ in cuts[kind]), end=any(e for _, e in cuts[kind]))
+                untouched |= {f"encoder.{kind}.model.{name}" for name in frozen}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in untouched}

@@ -15,7 +15,6 @@ from torch.distributed import ProcessGroup
 from clipkit.approaches.base import Approach, Stage
 from clipkit.approaches.encoding import check_length_groups, embed, encoding_notes
 from clipkit.approaches.frozen import FrozenFeatures
-from clipkit.approaches.optimization import embedding_weights
 from clipkit.approaches.positives import positive_groups
 from clipkit.approaches.validation import Seen, joined, seen
 from clipkit.data.batches import Batch, Served
@@ -71,6 +70,8 @@ class Contrastive(Approach):
         ema: decay of averaged weights, which are then validated and handed on.
     """
 
+    aligns = True
+
     def __init__(
         self,
         encoder: DualEncoder,
@@ -124,7 +125,7 @@ class Contrastive(Approach):
         self._train_text_group = torch.from_numpy(text_group)
         by_image, by_text = self.encoder.image.standardize, self.encoder.text.standardize
         if by_image is not None and not bool(by_image.fitted):
-            views = max((stage.views for stage in self.stages.values()), default=1)
+            views = max((stage.views for stage in self.stages.values() if stage.views != "fresh"), default=1)
             raw = features.image("train", views=views)
             by_image.fit(torch.from_numpy(np.array(raw)).flatten(0, 1))
         if by_text is not None and not bool(by_text.fitted):
@@ -166,12 +167,7 @@ class Contrastive(Approach):
             data.serve(Served(self.stage.batch_size))
             return
         text = features.text() if trained.text_frozen else None
-        image = None
-        if trained.image_frozen:
-            image = {"train": features.image("train", views=self.stage.views)}
-            if len(data.split("val")):
-                image["val"] = features.image("val")
-        data.serve(Served(self.stage.batch_size, image, text, self.together))
+        data.serve(Served(self.stage.batch_size, self.stored_images(features), text, self.together))
         self.bank_features = torch.empty(0, device=self.device)
         if self.text_bank is True or (
             self.text_bank == "auto" and text is not None and self.targets == "multi_positive"
@@ -184,24 +180,6 @@ class Contrastive(Approach):
             rows = data.records.text_rows(data.split("train"))
             self.bank_features = self.encoder.text.finish(torch.from_numpy(text[rows]).to(self.device))
             self.bank_group = self._train_text_group.to(self.device)
-
-    def configure_optimizers(self) -> Any:
-        encoder = self.encoder
-        heads = [*encoder.image_projection.parameters(), *encoder.text_projection.parameters()]
-        # a fused optimiser takes the loss scale out itself, at its step: too late to clip
-        clips_scaled = self.trainer.precision == "16-mixed" and self.trainer.gradient_clip_val is not None
-        optimizer = self.stage.optimizer.build(
-            {
-                "heads": heads,
-                "image": encoder.image.model.parameters(),
-                "text": encoder.text.model.parameters(),
-                "logit_scale": [encoder.logit_scale, *([] if encoder.logit_bias is None else [encoder.logit_bias])],
-            },
-            embedding_weights(encoder),
-            may_fuse=not clips_scaled,
-        )
-        schedulers = self.stage.scheduler.build(optimizer, self.total_steps())
-        return [optimizer], schedulers
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, text = self._embed(batch)

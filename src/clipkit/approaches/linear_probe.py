@@ -1,0 +1,128 @@
+"""Logistic regression on what the frozen image tower says (arXiv 2103.00020, appendix A.3).
+
+Run: python -m clipkit.train approach=linear_probe data=emoji data.shots=16
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from clipkit.approaches.base import Approach, Stage
+from clipkit.approaches.frozen import FrozenFeatures
+from clipkit.approaches.stored import stored, text_start
+from clipkit.errors import UserError
+from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.heads.linear import LinearHead
+from clipkit.models.model import Model
+from clipkit.solvers.logistic import choose_C, fit_logistic
+
+__all__ = ["LinearProbe", "fit_probe"]
+
+Space = Literal["features", "embeds"]
+
+
+class LinearProbe(Approach):
+    """Fits a linear classifier in `finish`, and trains nothing else.
+
+    Args:
+        encoder: the frozen model.
+        stages: none.
+        eats: "features" of the image tower, or "embeds" after the projection.
+        init: "random" is plain logistic regression; "text" penalises the distance from the zero-shot logits (needs
+            `eats: embeds`).
+        C: inverse of the strength of regularisation; "auto" chooses it on the validation pictures, 1 without any.
+        standardize: divide each dimension by its spread on the training pictures first, and take the mean off.
+        balanced: classes with fewer pictures count more for each.
+        max_iter: steps of L-BFGS.
+
+    Attributes:
+        chosen: the values that validation decided.
+    """
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        *,
+        stages: Mapping[str, Stage],
+        eats: Space = "features",
+        init: Literal["random", "text"] = "random",
+        C: float | Literal["auto"] = "auto",
+        standardize: bool = True,
+        balanced: bool = False,
+        max_iter: int = 1000,
+    ) -> None:
+        super().__init__(encoder, stages=stages)
+        if C != "auto" and not C > 0:
+            raise UserError(f"approach.C={C}: a number above 0 is expected (auto: chosen on the validation pictures)")
+        if init == "text" and eats != "embeds":
+            raise UserError("approach.init=text compares pictures with texts, which needs approach.eats=embeds")
+        if eats == "embeds" and not encoder.aligned:
+            raise UserError(
+                "approach.eats=embeds: this backbone's towers were never trained together, its projections are random: "
+                "use approach.eats=features, backbone=emoji_clip, or backbone=checkpoint backbone.path=MODEL"
+            )
+        self.eats, self.init, self.C = eats, init, C
+        self.standardize, self.balanced, self.max_iter = standardize, balanced, max_iter
+        self.head: LinearHead | None = None
+
+    def finish(self, features: FrozenFeatures) -> None:
+        """Fit on the training pictures."""
+        self.head, chosen = fit_probe(
+            features,
+            eats=self.eats,
+            init=self.init,
+            C=self.C,
+            standardize=self.standardize,
+            balanced=self.balanced,
+            max_iter=self.max_iter,
+        )
+        self.chosen = {"C": chosen}
+
+    def model(self, templates: tuple[str, ...]) -> Model:
+        return Model(self.encoder, self.head, templates)
+
+
+def fit_probe(
+    features: FrozenFeatures,
+    *,
+    eats: Space = "features",
+    init: Literal["random", "text"] = "random",
+    C: float | Literal["auto"] = "auto",
+    standardize: bool = True,
+    balanced: bool = False,
+    max_iter: int = 1000,
+) -> tuple[LinearHead, float]:
+    """A linear classifier of the labelled training pictures, and the C that it was fitted with; see `LinearProbe`."""
+    train, val = stored(features, "train"), stored(features, "val")
+    names = features.data.records.class_names
+    x: Tensor = getattr(train, eats)[0]  # [N, F], the pictures as they are
+    x_val: Tensor = getattr(val, eats)[0]
+    mean, std = torch.zeros_like(x[0]), torch.ones_like(x[0])
+    if standardize:
+        std, mean = torch.std_mean(x, dim=0, correction=0)
+        std = torch.where(std > 1e-6, std, 1.0)
+    zero_shot: Tensor | None = None  # [C, D]
+    if init == "text":
+        text = text_start(features.encoder, features.data)
+        zero_shot = text.logit_scale * text.embeds
+
+    def head(strength: float) -> LinearHead:
+        weights, bias = fit_logistic(
+            (x - mean) / std,
+            train.labels,
+            num_classes=len(names),
+            C=strength,
+            balanced=balanced,
+            max_iter=max_iter,
+            offset=None if zero_shot is None else x @ zero_shot.T,
+        )
+        made = LinearHead(names, in_features=x.shape[1], eats=eats).to(x.device)
+        made.fill(weights, bias, mean=mean, std=std)
+        if zero_shot is not None:
+            made.weight.data += zero_shot
+        return made
+
+    strength = choose_C(lambda C: head(C)(x_val).detach(), val.labels) if C == "auto" else float(C)
+    return head(strength), strength
