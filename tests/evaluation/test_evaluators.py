@@ -13,6 +13,9 @@ from torch.nn.functional import normalize
 from clipkit.data.datamodule import PairData
 from clipkit.data.records import Record, Records
 from clipkit.evaluation import Classify, Part, Retrieval, evaluate
+from clipkit.evaluation.classify import labelled
+from clipkit.evaluation.confusions import confused_pictures
+from clipkit.metrics import predictions
 from clipkit.models.heads.zero_shot import ZeroShotClassifier
 
 
@@ -93,9 +96,63 @@ def test_classify_agrees_with_scikit_learn(random_part: Part) -> None:
     assert metrics["f1_weighted"] == pytest.approx(f1_score(labels, predicted, average="weighted", zero_division=0))
 
 
-def test_a_classifier_without_opinion_gets_nothing(random_part: Part) -> None:
+def test_a_classifier_without_opinion_gets_nothing_in_numbers_and_tables(random_part: Part) -> None:
     random_part.model.classifier.prototypes.zero_()  # type: ignore[union-attr,operator]  # set above
-    assert Classify().run(random_part).metrics["top1"] == 0
+    result = Classify().run(random_part)
+    assert result.metrics["top1"] == 0
+    report = result.tables["classification_report"].set_index("class")
+    assert report.loc["accuracy", "f1"] == 0
+    assert report["recall"].dropna().eq(0).all()
+    assert result.tables["confused_pairs"]["count"].sum() == 60
+
+
+def test_the_tables_say_what_the_metrics_say(random_part: Part) -> None:
+    result = Classify().run(random_part)
+    metrics, report = result.metrics, result.tables["classification_report"].set_index("class")
+    assert report.loc["accuracy", "f1"] == pytest.approx(metrics["top1"])
+    assert report.loc["macro avg", "recall"] == pytest.approx(metrics["mean_per_class"])  # every class occurs
+    assert report.loc["weighted avg", "f1"] == pytest.approx(metrics["f1_weighted"])
+    shares = result.tables["confusion"].set_index("class")
+    assert (np.diagonal(shares.drop(columns="pictures")) @ shares["pictures"] / 60) == pytest.approx(metrics["top1"])
+    pairs = result.tables["confused_pairs"]
+    assert pairs["count"].sum() == round(60 * (1 - metrics["top1"]))
+    assert pairs["count"].is_monotonic_decreasing
+    first = pairs.iloc[0]
+    assert shares.loc[first["class"], first["taken_for"]] == pytest.approx(first["share"])
+    bins = result.tables["calibration"]
+    gap = (bins["accuracy"] - bins["confidence"]).abs() @ bins["pictures"] / 60
+    assert gap == pytest.approx(metrics["calibration_error"])
+
+
+def test_classes_named_like_columns_and_like_each_other_keep_their_rows() -> None:
+    names = ["class", "pictures", "accuracy", "twin", "twin"]
+    table = Records.from_records(
+        [Record(str(i), ("",), i % 5, "test") for i in range(10)], reader=Painted(), class_names=names
+    )
+    head = ZeroShotClassifier(torch.eye(5), class_names=tuple(names), logit_scale=torch.tensor(9.0))
+    one = part(TableModel(torch.eye(5).repeat(2, 1), {}, head), table)[0]
+    result = Classify().run(one)
+    assert list(result.tables["classification_report"]["class"][:5]) == names
+    assert list(result.tables["confusion"].columns) == ["class", "pictures", *names]
+    assert "confused" not in result.figures  # there is no mistake to show
+    assert len(result.tables["confused_pairs"]) == 0
+
+
+def test_the_pairs_shown_are_mistakes_and_the_typical_picture_is_of_the_other_class(random_part: Part) -> None:
+    head = random_part.model.classifier
+    rows, labels = labelled(random_part)
+    logits = head(random_part.image_embeds)  # type: ignore[misc]  # set above
+    answer = predictions(logits, labels)
+    shown, columns = confused_pictures(random_part, rows, labels, answer, logits)
+    names = random_part.records.class_names
+    assert len(shown) == 6
+    assert 1 <= columns <= 5
+    for name, other, _, mistakes, typical in shown:
+        for picture in mistakes:
+            row = int(picture[0, 0, 0])  # a picture's colour is its number
+            assert (names[labels[row]], names[answer[row]]) == (name, other)
+        assert typical is not None
+        assert names[labels[int(typical[0, 0, 0])]] == other
 
 
 def test_retrieval_counts_every_caption_and_any_hit(random_part: Part) -> None:

@@ -3,7 +3,8 @@
 from clipkit.evaluation.base import Evaluator, Part, Result, evaluate
 from clipkit.evaluation.classify import Classify
 from clipkit.evaluation.retrieval import Retrieval
+from clipkit.evaluation.wise_ft import WiseFT
 
-__all__ = ["EVALUATORS", "Classify", "Evaluator", "Part", "Result", "Retrieval", "evaluate"]
+__all__ = ["EVALUATORS", "Classify", "Evaluator", "Part", "Result", "Retrieval", "WiseFT", "evaluate"]
 
-EVALUATORS: dict[str, type[Evaluator]] = {"retrieval": Retrieval, "classify": Classify}
+EVALUATORS: dict[str, type[Evaluator]] = {"retrieval": Retrieval, "classify": Classify, "wise_ft": WiseFT}

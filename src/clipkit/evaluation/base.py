@@ -40,17 +40,29 @@ class Part:
         data: where the pixels come from.
         records: of this part.
         on_progress: called with (what, done, total).
+        stored: gives raw image features [N, F] (`ImageTower.trunk`) of records, where they are known already.
     """
 
     def __init__(
-        self, model: Model, data: PairData, records: Records, on_progress: Callable[[str, int, int], None]
+        self,
+        model: Model,
+        data: PairData,
+        records: Records,
+        on_progress: Callable[[str, int, int], None],
+        *,
+        stored: Callable[[Records], Tensor] | None = None,
     ) -> None:
         self.model, self.data, self.records, self.on_progress = model, data, records, on_progress
+        self.stored = stored
 
     @cached_property
     def image_features(self) -> Tensor:
         """[N, F] before the projection."""
         ids = self.records.image_ids
+        if self.stored is not None:
+            with torch.inference_mode():
+                raw = self.stored(self.records).to(self.model.device)
+                return self.model.encoder.tail({"feature": raw}, groups=0).float().cpu()
 
         def features(start: int) -> Tensor:
             pixels = self.data.pixels(ids[start : start + 64]).to(self.model.device)
@@ -97,9 +109,13 @@ class Part:
 
 
 class Evaluator(ABC):
-    """One question; `name` is empty for the model's own answer, else it stands in the metric's name."""
+    """One question; `name` is empty for the model's own answer, else it stands in the metric's name.
+
+    One that is not asked `by_default` needs more than a model and data, or much time: it is asked by name.
+    """
 
     name = ""
+    by_default = True
 
     @abstractmethod
     def fits(self, records: Records) -> bool:
@@ -117,8 +133,9 @@ def evaluate(
     *,
     split: str,
     on_progress: Callable[[str, int, int], None] | None = None,
+    stored: Callable[[Records], Tensor] | None = None,
 ) -> Result:
-    """Ask every evaluator that fits about every subset of a split.
+    """Ask every evaluator that fits about every subset of a split; `stored`: see `Part`.
 
     Returns:
         Metrics named `<split>[/<subset>][/<evaluator>]/<what>`, all finite; tables and figures named alike, with `-`.
@@ -127,7 +144,7 @@ def evaluate(
     records = data.records if split == "all" else data.split(split)
     for subset in records.subsets():
         chosen = records.select(split, subset) if split != "all" else records
-        part = Part(model, data, chosen, on_progress or (lambda what, done, count: None))
+        part = Part(model, data, chosen, on_progress or (lambda what, done, count: None), stored=stored)
         for evaluator in evaluators:
             if not evaluator.fits(chosen):
                 continue

@@ -1,15 +1,25 @@
 """Data in, matplotlib Figure out."""
 
+from clipkit.plots.classification import ConfusedPair, confused_pairs_grid, confusion_matrix, reliability_diagram
 from clipkit.plots.curves import curves
 from clipkit.plots.distributions import class_distribution, length_histograms, picture_sizes
 from clipkit.plots.pictures import class_bars, retrieval_grid, similarity_heatmap
+from clipkit.plots.shots import ShotLine, accuracy_by_shots
+from clipkit.plots.trade_off import trade_off
 
 __all__ = [
+    "ConfusedPair",
+    "ShotLine",
+    "accuracy_by_shots",
     "class_bars",
     "class_distribution",
+    "confused_pairs_grid",
+    "confusion_matrix",
     "curves",
     "length_histograms",
     "picture_sizes",
+    "reliability_diagram",
     "retrieval_grid",
     "similarity_heatmap",
+    "trade_off",
 ]
