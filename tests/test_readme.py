@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from clipkit.runs.command_line import literal
-from clipkit.runs.validate import check_command_line
+from clipkit.runs.command_line import prepare
 from conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.S)
-SHELL = [*BLOCKS, *re.findall(r"```(\w*)\n(.*?)```", (ROOT / "docs/data.md").read_text(), flags=re.S)]
+PAGES = [(ROOT / "docs" / name).read_text() for name in ("data.md", "few_shot.md")]
+SHELL = [*BLOCKS, *(block for page in PAGES for block in re.findall(r"```(\w*)\n(.*?)```", page, flags=re.S))]
 COMMANDS = [line for kind, text in SHELL if kind == "bash" for line in text.splitlines() if line.startswith("python")]
 
 
@@ -33,10 +33,9 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("users_folder")
 def test_every_command_of_the_readme_is_valid(line: str) -> None:
     words = shlex.split(line, comments=True)
-    command = words[2].removeprefix("clipkit.")
-    arguments = [literal(word) for word in words[3:] if not word.startswith("-")]
+    command, arguments = words[2].removeprefix("clipkit."), words[3:]
     if not any(word.startswith("resume=") for word in arguments):
-        check_command_line(command, arguments)
+        prepare(command, arguments, multirun="-m" in arguments)
 
 
 def test_the_readme_has_commands_to_check() -> None:
@@ -55,7 +54,7 @@ def test_the_python_of_the_readme_runs() -> None:
 
 
 def test_every_file_that_the_documents_name_exists() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/data.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/data.md", "docs/few_shot.md"):
         text = (ROOT / document).read_text()
         for name in re.findall(r"`((?:docs|src|conf|tests|benchmarks)/[\w./-]+\.\w+)`", text):
             assert (ROOT / name).exists() or "NAME" in name, f"{document} names {name}"

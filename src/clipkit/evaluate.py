@@ -2,6 +2,7 @@
 
 Run: python -m clipkit.evaluate model=outputs/train/my_run data=emoji
      python -m clipkit.evaluate model=emoji_clip data=folder data.root=/path/to/pictures
+     python -m clipkit.evaluate model=outputs/train/my_run evaluators=[wise_ft] retention_data=synthetic
 """
 
 from omegaconf import DictConfig
@@ -19,8 +20,10 @@ def main(config: DictConfig) -> None:
     from clipkit.runs.load import load
     from clipkit.runs.progress import ProgressReporter, say
     from clipkit.runs.record import Run
+    from clipkit.runs.wise_ft import make_wise_ft
 
-    results.choose_evaluators(config.evaluators)
+    names = results.choose_evaluators(config.evaluators)
+    build.settle_retention_data(config)
     machine.prepare_machine(None)
     device = machine.choose_device(config.device)
     run = Run(config, list(HydraConfig.get().overrides.task))
@@ -33,8 +36,12 @@ def main(config: DictConfig) -> None:
         refuse_if_broken(broken, total, data.max_broken, run.write_broken(broken))
         split = results.choose_split(data, config.split)
         notes = [*data.records.notes, f"evaluated on: {split} ({len(data.split(split)) or total:,} pictures)"]
+        made = {}
+        if "wise_ft" in names:
+            made["wise_ft"], said = make_wise_ft(config, model, run)
+            notes += said
         say(notes)
-        result = results.evaluate_model(model, data, config.evaluators, split)
+        result = results.evaluate_model(model, data, names, split, made=made)
         run.note_cost()
         title = f"{config.model} on {data.records.name}"
         results.write_everything(run, config, result, title=title, notes=notes)

@@ -24,6 +24,7 @@ def main(config: DictConfig) -> float | None:
     from clipkit.ranks import first_on_each_machine
     from clipkit.runs import build, launch, machine, results
     from clipkit.runs.checkpoints import StopSignals
+    from clipkit.runs.load import name_of_start
     from clipkit.runs.progress import ProgressReporter
     from clipkit.runs.record import open_run
     from clipkit.runs.tokenizers import settle_tokenizer
@@ -59,10 +60,7 @@ def main(config: DictConfig) -> float | None:
         if data.choice is not None and run.writes:
             write_manifest(run.folder / "manifest.json", data.records, data.choice)
         notes = [
-            *data.records.notes,
-            *notes,
-            *decided,
-            *approach.notes(data),
+            *(*data.records.notes, *notes, *decided, *approach.notes(data)),
             *([f"{len(broken)} broken pictures are skipped"] if broken else []),
         ]
         results.opening(run, config, data, notes)
@@ -73,17 +71,21 @@ def main(config: DictConfig) -> float | None:
             loggers, score = train_stages(config, approach, features, run, signals, device)
         notes += run.about.get("alarms", [])
 
-        encoder.aligned = True
+        encoder.aligned = encoder.aligned or approach.aligns
         encoder.frozen_dtype = None
         approach.to(device)  # Lightning leaves it on the CPU
         approach.finish(features)
         model = approach.model(data.templates)
+        model.start = name_of_start(config.backbone)
         if run.writes:
             save_model(model, run.folder / "model", **config.save)
-        result, said = results.evaluate_training(model, data, config.evaluators)
+        known = features if approach.keeps_image_tower else None
+        result, said = results.evaluate_training(model, data, config.evaluators, features=known)
         notes += said
         if not run.writes:
             return score  # process 0 writes down what all have found
+        run.note(**approach.about)
+        result.tables |= approach.tables
         result.figures = results.training_curves(run.folder) | result.figures
         run.note_cost()
         results.write_everything(run, config, result, title=results.title(config), loggers=loggers, notes=notes)

@@ -18,6 +18,7 @@ from clipkit.losses import (
     GroupTargets,
     PairTargets,
     SoftTargets,
+    angular_contrastive_loss,
     contrastive_loss,
     gather_rows,
     sigmoid_loss,
@@ -77,6 +78,10 @@ def a_loss(kind: str, chunk: int | None, heads: Heads, batch: Batch) -> Tensor:
     if kind.startswith("sigmoid"):
         targets = by_group if kind.endswith("groups") else by_pair
         return sigmoid_loss(image, text, logit_bias=heads.logit_bias, targets=targets, **how)
+    if kind == "angular groups":
+        return angular_contrastive_loss(
+            image, text, logit_scale=scale, margin=0.5, targets=by_group, group=process_group()
+        )
     if kind == "supervised":
         return supervised_contrastive_loss(
             gather_rows(image, process_group()), gather_rows(group, process_group()), logit_scale=scale
@@ -88,7 +93,7 @@ def a_loss(kind: str, chunk: int | None, heads: Heads, batch: Batch) -> Tensor:
 
 
 KINDS = ["pairs", "captions", "groups", "soft", "soft captions", "sigmoid pairs", "sigmoid captions", "sigmoid groups"]
-CASES = [*product(KINDS, [1, 2, 3, 20, None]), ("supervised", None)]
+CASES = [*product(KINDS, [1, 2, 3, 20, None]), ("supervised", None), ("angular groups", None)]
 
 
 def losses_and_gradients(pictures: tuple[int, ...]) -> dict[str, Found]:

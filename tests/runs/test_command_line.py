@@ -37,7 +37,6 @@ def message(*overrides: str, command: str = "train") -> str:
         ("trainer.limit_train_batches=[1]", "a number expected"),
         ("garbage", "is not key=value"),
         ("seed=[1", "is not key=value"),
-        ("approach=zero_shot", "backbone=emoji_clip"),
         ("data=pairs", "data.file is needed"),
         ("data=folder", "data.root is needed"),
         ("backbone=checkpoint", "backbone.path is needed"),
@@ -65,7 +64,14 @@ def test_wrong_values_inside_a_sweep_are_found() -> None:
 
 
 def test_wrong_combinations_inside_a_sweep_are_found() -> None:
-    assert "needs aligned" in message("approach=contrastive,zero_shot")
+    assert "needs aligned" in message("approach=contrastive,zero_shot", "backbone=lite0_minilm")
+
+
+@pytest.mark.parametrize("approach", ["zero_shot", "aamp_mlp", "contrastive_finetune", "lora"])
+def test_towers_that_were_never_trained_together_are_refused_with_the_ways_out(approach: str) -> None:
+    said = message(f"approach={approach}", "backbone=lite0_minilm")
+    for way_out in ("backbone=emoji_clip", "backbone=checkpoint", "hf_clip"):
+        assert way_out in said
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,10 @@ __all__ = [
     "build_encoder",
     "build_loggers",
     "build_records",
+    "build_retention_data",
     "build_trainer",
     "resolve_stages",
+    "settle_retention_data",
     "training_captions",
 ]
 
@@ -67,7 +69,7 @@ def resolve_stages(config: DictConfig, overrides: Sequence[str]) -> None:
             if not own_size and ("batch_size" not in stage or "data.batch_size" in keys):
                 stage.batch_size = config.data.batch_size
             if config.debug_epochs is not None and stage.epochs > 0:
-                stage.epochs = config.debug_epochs
+                stage.epochs, stage.least_steps = config.debug_epochs, 0
             if config.debug_batch_size is not None:
                 stage.batch_size = min(stage.batch_size, config.debug_batch_size)
 
@@ -229,6 +231,27 @@ def _data(config: DictConfig, preprocess: Any, tokenize: Any) -> "PairData":
     data = make(build_records(config), preprocess=preprocess, tokenize=tokenize)
     assert isinstance(data, PairData)
     return data
+
+
+def settle_retention_data(config: DictConfig) -> None:
+    """Resolve `retention_data` in place: in the YAMLs of data sets `${data.root}` means the data set's own root."""
+    if config.retention_data is not None:
+        own = _as_data(config)
+        with open_dict(config):
+            config.retention_data = OmegaConf.to_container(own.data, resolve=True)
+
+
+def build_retention_data(config: DictConfig, encoder: "DualEncoder") -> "PairData":
+    """The data module of `config.retention_data`, with the encoder's preprocessing and tokenizer."""
+    return build_data(_as_data(config), encoder)
+
+
+def _as_data(config: DictConfig) -> DictConfig:
+    """The configuration with `retention_data` in the place of `data`."""
+    own = config.copy()
+    with open_dict(own):
+        own.data = own.retention_data
+    return own
 
 
 def _constructor(data: DictConfig) -> DictConfig:

@@ -19,7 +19,7 @@ from clipkit.approaches.base import Approach
 from clipkit.errors import UserError
 from clipkit.ranks import broadcast, gather, has_lost_others, highest, rank, ranks
 from clipkit.runs.endings import Interrupted
-from clipkit.runs.progress import as_typed
+from clipkit.runs.progress import as_typed, console
 
 __all__ = ["CheckpointWriter", "StopSignals", "load_checkpoint", "newest_checkpoint"]
 
@@ -76,28 +76,39 @@ class StopSignals:
 
 
 class CheckpointWriter(pl.Callback):
-    """Writes checkpoints at the end of every epoch, every few minutes, and when asked to stop.
+    """Writes checkpoints at the end of every epoch, every few minutes, and when asked to stop; ends a stage early.
 
     Args:
         folder: where they go.
-        monitor: the metric of `best.ckpt`; larger is better.
+        monitor: the metric of `best.ckpt`; larger is better, of a loss smaller.
         minutes: between two checkpoints inside an epoch.
         steps: optimiser steps between two checkpoints; None: by the clock alone.
         signals: asked after every optimiser step whether to stop.
+        patience: epochs without a better `monitor` after which the stage ends; None: it does not.
     """
 
     def __init__(
-        self, folder: Path, *, monitor: str, minutes: float, steps: int | None = None, signals: StopSignals
+        self,
+        folder: Path,
+        *,
+        monitor: str,
+        minutes: float,
+        steps: int | None = None,
+        signals: StopSignals,
+        patience: int | None = None,
     ) -> None:
         self.folder, self.monitor, self.minutes, self.steps, self.signals = folder, monitor, minutes, steps, signals
+        self._sign = -1 if monitor.endswith("loss") else 1
         self.best: float | None = None
         self.best_epoch: int | None = None
+        self.patience, self.ended = patience, False
         self._saved_at = time.monotonic()
         self._restore: list[torch.Tensor] | None = None
         self._stopping = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.signals.wait_for_step = True
+        trainer.should_stop = self.ended  # a checkpoint may have been written by the epoch that was the last
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.signals.take_over()
@@ -133,12 +144,24 @@ class CheckpointWriter(pl.Callback):
         self._stopping = bool(number)  # once this step's numbers are logged, before the next step
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        done, every = trainer.current_epoch + 1, trainer.check_val_every_n_epoch or 1
+        if done % every != 0 and done != trainer.max_epochs:  # an epoch too short to be validated, or saved
+            _, number = self._agree(False)
+            if number:
+                self.save(trainer)
+                self.signals.stop(f" in stage {self._stage(pl_module)}, after epoch {done}")
+            return
         metric = trainer.callback_metrics.get(self.monitor)
         value = broadcast(None if metric is None else float(metric))
-        if value is not None and (self.best is None or value > self.best):
+        if value is not None and (self.best is None or self._sign * value > self._sign * self.best):
             self.best, self.best_epoch = value, trainer.current_epoch
             self.save(trainer, "best.ckpt")
+        since = 0 if self.best_epoch is None else trainer.current_epoch - self.best_epoch
+        self.ended = self.patience is not None and since >= self.patience
         self.save(trainer)
+        if self.ended and rank() == 0:
+            console.print(f"  stage {self._stage(pl_module)}: no better {self.monitor} in {since} epochs, it ends here")
+        trainer.should_stop = self.ended
         _, number = self._agree(False)
         if number:
             self.signals.stop(f" in stage {self._stage(pl_module)}, after epoch {trainer.current_epoch + 1}")
@@ -177,10 +200,17 @@ class CheckpointWriter(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """With every process's random state: all of them must ask."""
         own = [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])]
-        return {"best": self.best, "best_epoch": self.best_epoch, "ranks": ranks(), "rng": gather(own)}
+        return {
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "ended": self.ended,
+            "ranks": ranks(),
+            "rng": gather(own),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+        self.ended = state_dict.get("ended", False)
         self._restore = state_dict["rng"][rank()]
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-__all__ = ["NAMES_ELSEWHERE", "conf_root", "group_of", "groups", "named_backbones", "read_option"]
+__all__ = ["NAMES_ELSEWHERE", "conf_root", "group_of", "groups", "named_backbones", "read_option", "second_places"]
 
 HIDDEN = ("shared",)
 NEED_MORE = ("checkpoint", "hf_clip", "open_clip")  # backbones that their name alone does not make
@@ -45,3 +45,11 @@ def read_option(group: str, option: str) -> Any:
 def named_backbones() -> tuple[str, ...]:
     """Backbones that can stand where a model is asked for."""
     return tuple(option for option in groups()["backbone"] if option not in NEED_MORE)
+
+
+@cache
+def second_places(command: str) -> dict[str, str]:
+    """The keys of a command that take an option of a group once more, each with its group: retention_data, of data."""
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(conf_root() / f"{command}.yaml"))["defaults"]  # type: ignore[index,call-overload]  # a mapping
+    keys = [key.lstrip("/").partition("@") for entry in defaults if isinstance(entry, dict) for key in entry]
+    return {place: group for group, _, place in keys if place and not place.startswith("_")}

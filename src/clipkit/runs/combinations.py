@@ -4,18 +4,30 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from clipkit.runs.choices import NAMES_ELSEWHERE, named_backbones
+from clipkit.runs.choices import NAMES_ELSEWHERE, groups, named_backbones, read_option
 from clipkit.runs.compose import is_missing, missing_keys
 
 __all__ = ["check_combination"]
 
-PATHS = ("data.root", "data.file", "data.manifest", "backbone.path", "base", "images")
-SHARDS = ("data.val_root", "data.test_root")
+PATHS = (
+    "data.root", "data.file", "data.manifest", "backbone.path", "images",
+    "retention_data.root", "retention_data.file", "retention_data.manifest",
+)  # fmt: skip
+SHARDS = ("data.val_root", "data.test_root", "retention_data.val_root", "retention_data.test_root")
+MODELS = ("model", "base")
 WAYS_OUT = {
     "captions": "data=pairs or a data set with captions, or one with classes (templates make captions of them)",
-    "labels": "data=folder, data=emoji, or data=pairs with data.label_column=COLUMN",
     "aligned": "backbone=emoji_clip, backbone=checkpoint backbone.path=MODEL (an own run), backbone=hf_clip, open_clip",
 }
+
+
+def ways_out(need: str) -> str:
+    """The choices that provide what is needed."""
+    if need != "labels":
+        return WAYS_OUT[need]
+    labelled = [name for name in groups()["data"] if "labels" in (read_option("data", name).get("provides") or [])]
+    first_your_own = sorted(labelled, key=lambda name: name != "folder")
+    return f"data={', '.join(first_your_own)}, or data=pairs with data.label_column=COLUMN"
 
 
 def check_combination(config: DictConfig) -> list[str]:
@@ -32,16 +44,19 @@ def check_combination(config: DictConfig) -> list[str]:
         problems.append(f"{key} is needed: {key}=…")
     for key in (*PATHS, *SHARDS):
         value = None if is_missing(config, key) else OmegaConf.select(config, key, default=None)
-        named = (key == "backbone.path" and value == "emoji_clip") or (streams and _names_shards(value))
+        shards = bool(OmegaConf.select(config, f"{key.split('.')[0]}.streams")) and _names_shards(value)
+        named = shards or (key == "backbone.path" and value == "emoji_clip")
         if isinstance(value, str) and key not in makes and not named and not Path(value).expanduser().exists():
             problems.append(f"{key}={value}: no such file or folder")
-    model = None if is_missing(config, "model") else OmegaConf.select(config, "model")
-    named = model is None or str(model).startswith(NAMES_ELSEWHERE) or model in named_backbones()
-    if not named and not Path(str(model)).exists():
-        problems.append(
-            f"model={model}: neither a model folder nor hf:NAME, open_clip:ARCH/TAG or a backbone "
-            f"({', '.join(named_backbones())})"
-        )
+    for key in MODELS:
+        value = None if is_missing(config, key) else OmegaConf.select(config, key)
+        named = value is None or str(value).startswith(NAMES_ELSEWHERE) or value in named_backbones()
+        if not named and not Path(str(value)).exists():
+            problems.append(
+                f"{key}={value}: neither a model folder nor hf:NAME, open_clip:ARCH/TAG or a backbone "
+                f"({', '.join(named_backbones())})"
+            )
+    problems += _between_two_models(config)
     if OmegaConf.select(config, "save.towers") == "pretrained":
         problems += _towers_that_must_be_saved(config)
     needs = list(OmegaConf.select(config, "approach.needs") or [])
@@ -52,10 +67,12 @@ def check_combination(config: DictConfig) -> list[str]:
         provides.append("labels")
     if "labels" in provides:
         provides.append("captions")  # by templates
+    if OmegaConf.select(config, "approach.init") == "random":
+        needs = [need for need in needs if need != "aligned"]
     for need in needs:
         if need not in provides:
             problems.append(
-                f"this approach needs {need}, which this choice of data and backbone has not: {WAYS_OUT[need]}"
+                f"this approach needs {need}, which this choice of data and backbone has not: {ways_out(need)}"
             )
     problems += _pictures_and_captions(config, "labels" in provides)
     bank, targets = OmegaConf.select(config, "approach.text_bank"), OmegaConf.select(config, "approach.targets")
@@ -67,6 +84,20 @@ def check_combination(config: DictConfig) -> list[str]:
     return problems
 
 
+def _between_two_models(config: DictConfig) -> list[str]:
+    """What the evaluator wise_ft, and the keys that are for it alone, cannot do."""
+    asked = "wise_ft" in (OmegaConf.select(config, "evaluators") or [])
+    if asked and OmegaConf.select(config, "approach") is not None:
+        return ["evaluators: wise_ft is about a finished run: clipkit.evaluate model=RUN evaluators=[wise_ft]"]
+    keys = [key for key in ("base", "retention_data") if OmegaConf.select(config, key) is not None]
+    problems = [] if asked else [f"{key} is for evaluators=[wise_ft], which is not asked here" for key in keys]
+    retention = OmegaConf.select(config, "retention_data")
+    if retention is not None and "labels" not in retention.provides and retention.get("label_column") is None:
+        ways = ways_out("labels").replace("data=", "retention_data=").replace("data.", "retention_data.")
+        problems.append(f"this retention_data has no labels to tell classes by: {ways}")
+    return problems
+
+
 def _pictures_and_captions(config: DictConfig, labelled: bool) -> list[str]:
     """Why `data.shots`, `data.manifest` or `data.captions` asks for more than the data set has."""
     shots, mode = OmegaConf.select(config, "data.shots"), OmegaConf.select(config, "data.captions")
@@ -74,14 +105,14 @@ def _pictures_and_captions(config: DictConfig, labelled: bool) -> list[str]:
     streams = bool(OmegaConf.select(config, "data.streams"))  # refused by name elsewhere
     if shots is not None and not streams and not labelled:
         problems.append(
-            f"data.shots={shots} draws pictures by class, and {_data_name(config)} has no labels: {WAYS_OUT['labels']}"
+            f"data.shots={shots} draws pictures by class, and {_data_name(config)} has no labels: {ways_out('labels')}"
         )
     if isinstance(shots, int) and shots < 1:
         problems.append(f"data.shots={shots}: at least 1 picture a class is needed (null: all)")
     if mode in ("generated", "plain") and not labelled:
         problems.append(
             f"data.captions={mode} makes captions of class names, and {_data_name(config)} has no labels: "
-            f"{WAYS_OUT['labels']}; or data.captions=random, all"
+            f"{ways_out('labels')}; or data.captions=random, all"
         )
     return problems
 

@@ -44,12 +44,12 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
 
 def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads stall on a busy machine
-    import hydra
     from hydra.core.hydra_config import HydraConfig
 
     multirun = any(argument in ("-m", "--multirun") for argument in arguments)
     flags = [a for a in arguments if a.startswith("-")]
     failures = _Failures.here = []
+    whole = None  # what the jobs of a multirun are together
     try:
         if any(flag in ("--help", "-h") for flag in flags):
             from clipkit.runs.help import help_text
@@ -57,6 +57,10 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
             print(help_text(name))
             return 0
         arguments = prepare(name, arguments, multirun)
+        if multirun:
+            from clipkit.runs.sweeps import together
+
+            whole = together(name, arguments)
         if name == "train":
             arguments = meet_others(name, arguments, multirun)
     except UserError as error:
@@ -103,6 +107,33 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
         return None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # our bugs keep their traceback
+    status = 0
+    try:
+        for line in [arguments] if whole is None else whole.rounds():
+            status = _hydra(name, job, line) or status
+            if status == 130:
+                break
+    except SystemExit:
+        if whole is not None:
+            print(f"the rest of this multirun: {whole.how_to_continue()}", file=sys.stderr)
+        raise
+    ranks = _met()
+    if ranks is not None and not failures and not status:
+        ranks.leave()
+    if whole is not None and status != 130:
+        try:
+            whole.close()
+        except UserError as error:
+            return _say(error)
+    if failures and multirun:
+        print(f"{len(failures)} job(s) of this multirun failed; their folders say why in run.json", file=sys.stderr)
+    return status or (0 if not failures else 2 if multirun else failures[0])
+
+
+def _hydra(name: str, job: Callable[[DictConfig], Any], arguments: list[str]) -> int:
+    """Hand a command line over to Hydra; returns the exit status of what went wrong outside of the jobs here, or 0."""
+    import hydra
+
     sys.argv = [sys.argv[0], *arguments]
     try:
         hydra.main(version_base="1.3", config_path="pkg://clipkit.conf", config_name=name)(job)()
@@ -118,12 +149,7 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
             raise
         print(f"error: {said}", file=sys.stderr)
         return 2
-    ranks = _met()
-    if ranks is not None and not failures:
-        ranks.leave()
-    if failures and multirun:
-        print(f"{len(failures)} job(s) of this multirun failed; their folders say why in run.json", file=sys.stderr)
-    return 0 if not failures else 2 if multirun else failures[0]
+    return 0
 
 
 def _meet_in_job(config: DictConfig) -> None:
@@ -169,5 +195,10 @@ def _note_failure(config: DictConfig, message: str) -> None:
     ranks = _met()
     folder = Path(str(OmegaConf.select(config, "run_dir") or ""))
     if (ranks is None or ranks.rank() == 0) and folder.is_dir() and not (folder / "run.json").exists():
+        from hydra.core.hydra_config import HydraConfig
+
+        about: dict[str, Any] = {"status": "failed", "error": message}
+        if HydraConfig.initialized():
+            about["overrides"] = list(HydraConfig.get().overrides.task)
         with suppress(OSError):
-            (folder / "run.json").write_text(json.dumps({"status": "failed", "error": message}, indent=1) + "\n")
+            (folder / "run.json").write_text(json.dumps(about, indent=1) + "\n")

@@ -6,32 +6,38 @@ from pathlib import Path
 
 from clipkit.errors import UserError
 
-__all__ = ["literal", "prepare", "quoted", "split_flags"]
+__all__ = ["literal", "prepare", "quoted", "split_flags", "unquoted"]
 
 LITERAL = (
     "labels", "query", "images", "model", "resume", "base", "root", "data.root", "data.val_root", "data.test_root",
     "data.file", "data.manifest", "backbone.path", "backbone.name", "backbone.text.tokenizer", "name", "output",
+    "retention_data.root", "retention_data.val_root", "retention_data.test_root", "retention_data.file",
+    "retention_data.manifest",
 )  # fmt: skip
 LISTS = ("labels",)
 TAKE_A_VALUE = (
     "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
 )  # fmt: skip
+FLAGS_THAT_ONLY_COMPOSE = ("--cfg", "-c")
 FLAGS_THAT_ONLY_SHOW = ("--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc")
 
 
 def prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
     """Quote literal values, check everything, and fix the run's folder where `name` or `resume` does."""
+    from clipkit.runs.sweeps import left_to_experiment
     from clipkit.runs.validate import check_command_line
 
     flags, given = split_flags(arguments)
-    overrides = [literal(argument) for argument in given]
+    overrides = [_placed(name, literal(argument)) for argument in given]
     if any(flag in FLAGS_THAT_ONLY_SHOW for flag in flags):
         return arguments
-    values = {text.partition("=")[0]: _unquote(text.partition("=")[2]) for text in overrides}
+    values = {text.partition("=")[0]: unquoted(text).partition("=")[2] for text in overrides}
     overrides = _continue_run(name, overrides, values)
     own_configs = any(flag in ("--config-dir", "-cd") or flag.startswith("--config-dir=") for flag in flags)
     if not own_configs:  # a folder of the user's own may add options that only Hydra can see
-        overrides = check_command_line(name, overrides)
+        several = multirun or any(flag in FLAGS_THAT_ONLY_COMPOSE for flag in flags)
+        left = left_to_experiment(overrides, multirun=several)  # checked as if it had been typed
+        overrides = check_command_line(name, [*overrides, *left])[: len(overrides)]
     if values.get("name") not in (None, "null") and "hydra.run.dir" not in values and not multirun:
         overrides.append(f"hydra.run.dir={quoted(f'outputs/{name}/' + values['name'])}")
     return [*flags, *overrides]
@@ -60,6 +66,15 @@ def _continue_run(name: str, overrides: list[str], values: dict[str, str]) -> li
     drop = {*said, "hydra.run.dir", "name", "overwrite"}
     kept = [text for text in before if text.partition("=")[0] not in drop]
     return [*kept, *overrides, f"hydra.run.dir={quoted(str(folder))}"]
+
+
+def _placed(name: str, override: str) -> str:
+    """`retention_data=folder` as Hydra writes it: `data@retention_data=folder`."""
+    from clipkit.runs.choices import second_places
+
+    key, _, value = override.partition("=")
+    group = second_places(name).get(key)
+    return override if group is None or value == "null" else f"{group}@{override}"  # none is a value, no option
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -92,7 +107,9 @@ def quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _unquote(text: str) -> str:
+def unquoted(override: str) -> str:
+    """An override as a person would type it, in the place of what `literal` and `quoted` have made of it."""
+    key, equals, text = override.partition("=")
     if len(text) > 1 and text[0] == text[-1] == "'":
-        return text[1:-1].replace("\\${", "${").replace("\\'", "'").replace("\\\\", "\\")
-    return text
+        text = text[1:-1].replace("\\${", "${").replace("\\'", "'").replace("\\\\", "\\")
+    return f"{key}{equals}{text}"

@@ -23,8 +23,8 @@ def compose_config(command: str, overrides: Sequence[str]) -> DictConfig:
             GlobalHydra.instance().hydra = state
 
 
-def output_folder(command: str, overrides: Sequence[str]) -> str:
-    """The folder that Hydra would make for this command line now."""
+def output_folder(command: str, overrides: Sequence[str], *, multirun: bool = False) -> str:
+    """The folder that Hydra would make for this command line now; of a multirun the one with all its jobs."""
     from hydra.core.hydra_config import HydraConfig
 
     with initialize_config_module("clipkit.conf", version_base="1.3"):
@@ -33,7 +33,7 @@ def output_folder(command: str, overrides: Sequence[str]) -> str:
         before = holder.cfg
         holder.set_config(config)
         try:
-            return str(config.hydra.run.dir)
+            return str(config.hydra.sweep.dir if multirun else config.hydra.run.dir)
         finally:
             holder.cfg = before
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from clipkit.errors import UserError
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.folder import load_model
 from clipkit.models.model import Model
 
-__all__ = ["load"]
+__all__ = ["load", "name_of_start"]
 
 CLIP_TEMPLATES = ("a photo of a {}.",)
 
@@ -46,6 +48,28 @@ def load(name: str | Path, *, trust: tuple[str, ...] = ()) -> Model:
     return Model(build_encoder(config), None, ("a picture of {}",))
 
 
+def name_of_start(backbone: DictConfig) -> str | None:
+    """What `load` takes to give this backbone's weights again, for a run's `model/` to record.
+
+    None where the weights cannot be had again by a name: fresh ones, or those of a whole CLIP changed in size.
+    """
+    kind = str(backbone._target_).rpartition(".")[2]
+    if kind == "load_encoder":
+        return _lasting(backbone.path)
+    changed = any(backbone.get(key) is not None for key in ("image_size", "tokenizer"))
+    if kind not in NAMED_BY or not backbone.pretrained or changed:
+        return None
+    architecture, _, file = backbone.name.partition("/")
+    if kind == "open_clip_model" and Path(file).is_file():
+        return f"open_clip:{architecture}/{_lasting(file)}"
+    return f"{NAMED_BY[kind]}{_lasting(backbone.name)}"
+
+
+def _lasting(name: str) -> str:
+    """A path that holds from anywhere; other names as they are."""
+    return str(Path(name).resolve()) if Path(name).exists() else str(name)
+
+
 def _transformers(name: str) -> DualEncoder:
     from clipkit.models.transformers_clip import transformers_clip
 
@@ -59,3 +83,4 @@ def _open_clip(name: str) -> DualEncoder:
 
 
 WHOLE: dict[str, Callable[[str], DualEncoder]] = {"hf:": _transformers, "open_clip:": _open_clip}
+NAMED_BY = {"transformers_clip": "hf:", "open_clip_model": "open_clip:"}

@@ -2,13 +2,14 @@
 
 import base64
 import html
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from clipkit.plots.png import png
 
 __all__ = ["cards", "figure_image", "how_made", "listing", "section", "table", "write_page"]
 
@@ -88,9 +89,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int = 
 
 def figure_image(figure: Figure, alt: str) -> str:
     """A figure, embedded as PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    data = base64.b64encode(buffer.getvalue()).decode()
+    data = base64.b64encode(png(figure)).decode()
     return f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></figure>'
 
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from clipkit import ranks
 from clipkit.errors import UserError
+from clipkit.plots.png import png
 from clipkit.runs.endings import Interrupted
 from clipkit.runs.provenance import provenance
 
@@ -138,7 +139,7 @@ class Run:
                 table.to_csv(self.folder / "tables" / f"{name}.csv", index=False)
             for name, figure in figures.items():
                 (self.folder / "plots").mkdir(exist_ok=True)
-                figure.savefig(self.folder / "plots" / f"{name}.png", dpi=dpi)
+                (self.folder / "plots" / f"{name}.png").write_bytes(png(figure, dpi=dpi))
         except OSError as error:
             raise UserError(f"results could not be written to {self.folder}: {error}") from error
 

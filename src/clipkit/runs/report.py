@@ -15,6 +15,10 @@ TITLES = {
     "retrieval": "What captions find",
     "retrieval-worst": "Where retrieval fails most",
     "classes": "Accuracy by class",
+    "confusion": "What is taken for what",
+    "calibration": "How sure, how right",
+    "confused": "Most confused pairs",
+    "wise_ft-curve": "Between the start and the run (WiSE-FT)",
     "training": "Training",
 }
 WAYS = {"i2t": "picture → caption", "t2i": "caption → picture"}
@@ -74,10 +78,10 @@ def metrics_table(metrics: Mapping[str, float]) -> tuple[list[str], list[list[st
 
 
 def _rank(measure: str) -> tuple[int, str]:
-    kinds = ("i2t_recall", "t2i_recall", "i2t_median", "t2i_median", "top1", "top5", "mean_per", "f1")
+    kinds = ("i2t_recall", "t2i_recall", "i2t_median", "t2i_median", "top1", "top5", "mean_per", "f1", "calibration")
     place = next((index for index, kind in enumerate(kinds) if measure.startswith(kind)), len(kinds))
     tail = measure.rpartition("@")[2]
-    return place, tail.zfill(4) if tail.isdigit() else measure
+    return place, f"{float(tail):09.3f}" if tail.replace(".", "", 1).isdigit() else measure
 
 
 def _readable(measure: str) -> str:
@@ -92,7 +96,7 @@ def _number(measure: str, value: float) -> str:
 
 
 def _headline(metrics: Mapping[str, float]) -> dict[str, float]:
-    wanted = ("i2t_recall@1", "t2i_recall@1", "top1")
+    wanted = ("i2t_recall@1", "t2i_recall@1", "top1", "top1@0", "top1@0.5", "top1@1")
     return {name: value for name, value in metrics.items() if name.rpartition("/")[2] in wanted}
 
 

@@ -2,8 +2,9 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.table import Table
+from torch import Tensor
 
+from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.data.datamodule import PairData
+from clipkit.data.records import Records
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
 from clipkit.evaluation import EVALUATORS, Evaluator, Result, evaluate
 from clipkit.models.model import Model
 from clipkit.plots import curves
+from clipkit.plots.png import png
 from clipkit.runs.metrics_file import read_metrics
 from clipkit.runs.progress import ProgressReporter, as_typed, console, say
 from clipkit.runs.record import Run
@@ -42,15 +47,16 @@ __all__ = [
 NO_TEST_DATA = "no test data: a stream is evaluated on the shards of data.test_root, else of data.val_root"
 
 
-def choose_evaluators(names: Sequence[str] | None) -> list[Evaluator]:
-    """Evaluators by name; None means all."""
-    chosen = list(EVALUATORS) if names is None else list(names)
-    for name in chosen:
+def choose_evaluators(names: Sequence[str] | None) -> list[str]:
+    """The names of evaluators, checked; None means all that are asked by default."""
+    if names is None:
+        return [name for name, kind in EVALUATORS.items() if kind.by_default]
+    for name in names:
         if name not in EVALUATORS:
             near = get_close_matches(name, EVALUATORS, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise UserError(f"evaluators: no {name}; {hint}choose from {', '.join(EVALUATORS)}")
-    return [EVALUATORS[name]() for name in chosen]
+    return list(names)
 
 
 def choose_split(data: PairData, asked: str = "auto") -> str:
@@ -69,18 +75,38 @@ def choose_split(data: PairData, asked: str = "auto") -> str:
     return have[0] if have and have[0] != "train" else "all"
 
 
-def evaluate_training(model: Model, data: PairData, names: Sequence[str] | None) -> tuple[Result, list[str]]:
-    """The evaluation at the end of training, and what is to be said of it; a stream may have nothing to evaluate on."""
+def evaluate_training(
+    model: Model, data: PairData, names: Sequence[str] | None, *, features: FrozenFeatures | None = None
+) -> tuple[Result, list[str]]:
+    """The evaluation at the end of training, and what is to be said of it; a stream may have nothing to evaluate on.
+
+    Args:
+        model, data, names: whom to ask about what.
+        features: the store, where the image tower is as it was before training.
+    """
     if isinstance(data, StreamData) and not len(data.records):
         console.print(f"  note: {NO_TEST_DATA}", soft_wrap=True, markup=False)
         return Result(), [NO_TEST_DATA]
-    return evaluate_model(model, data, names, choose_split(data)), []
+    split = choose_split(data)
+    known = features is not None and split != "all" and not isinstance(data, StreamData)
+    stored = partial(features.image_of, split=split) if known and features is not None else None
+    return evaluate_model(model, data, names, split, stored=stored), []
 
 
-def evaluate_model(model: Model, data: PairData, names: Sequence[str] | None, split: str) -> Result:
-    """Ask the evaluators, with progress shown."""
+def evaluate_model(
+    model: Model,
+    data: PairData,
+    names: Sequence[str] | None,
+    split: str,
+    *,
+    made: Mapping[str, Evaluator] | None = None,
+    stored: Callable[[Records], Tensor] | None = None,
+) -> Result:
+    """Ask the evaluators, with progress shown; `made` need more than their name, `stored` is as in `Part`."""
+    ready = dict(made or {})
+    evaluators = [ready[name] if name in ready else EVALUATORS[name]() for name in choose_evaluators(names)]
     with ProgressReporter().showing() as report:
-        return evaluate(model, data, choose_evaluators(names), split=split, on_progress=report)
+        return evaluate(model, data, evaluators, split=split, on_progress=report, stored=stored)
 
 
 def write_everything(
@@ -124,6 +150,7 @@ def training_curves(folder: Path) -> dict[str, Figure]:
     wanted = {
         "Loss": {"training": "train/loss_step", "validation": "val/loss"},
         "Validation recall@1": {"picture → caption": "val/i2t_recall@1", "caption → picture": "val/t2i_recall@1"},
+        "Validation accuracy": {"top-1": "val/top1", "weighted F1": "val/f1_weighted"},
         "Learning rate": _rates(table["name"]),
     }
     panels: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
@@ -191,9 +218,7 @@ def _log_figures(logger: Any, figures: Mapping[str, Figure]) -> None:
     if kind not in ("WandbLogger", "TensorBoardLogger"):
         return
     for name, figure in figures.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=100)
-        picture = Image.open(buffer).convert("RGB")
+        picture = Image.open(io.BytesIO(png(figure))).convert("RGB")
         if kind == "WandbLogger":
             logger.log_image(key=f"plots/{name}", images=[picture])
         else:

@@ -2,7 +2,7 @@
 
 import inspect
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -78,6 +78,8 @@ def describe(hint: Any) -> str:
     if typing.get_origin(hint) in (Union, UnionType):
         return " or ".join(describe(part) for part in typing.get_args(hint))
     parts = typing.get_args(hint)
+    if typing.get_origin(hint) in (dict, Mapping):
+        return "a mapping"
     if typing.get_origin(hint) is not None and parts:
         return f"a list of {describe(parts[0])}"
     return {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}.get(

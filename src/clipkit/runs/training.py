@@ -49,6 +49,7 @@ def train_stages(
         approach.load_state_dict(resumed[1]["state_dict"], strict=False)
     approach.to(device)
     approach.prepare(features)
+    approach.lengthen(features.data.count("train"))
     active = [name for name, stage in approach.stages.items() if stage.epochs > 0]
     trained = [approach.stages[name].train for name in active]
     change_forwards(
@@ -66,6 +67,7 @@ def train_stages(
         writer = CheckpointWriter(
             run.folder / "checkpoints",
             monitor=approach.monitor,
+            patience=approach.stages[name].patience,
             minutes=config.trainer.checkpoint_minutes,
             steps=config.trainer.checkpoint_steps,
             signals=signals,
@@ -81,6 +83,8 @@ def train_stages(
         callbacks = [watchdog, writer, throughput, progress]  # in this order: what is wrong must not be saved
         settings = settings_for_processes(approach, device)
         settings |= {"callbacks": callbacks, "logger": [metrics_file, *loggers]}
+        if stage.validate_every > 1:
+            settings["check_val_every_n_epoch"] = stage.validate_every
         trainer = _trainer(config, device, stage.epochs, stage.accumulate, **settings)
         leave_signals_to_us(trainer)
         if path is not None and resumed is not None:
@@ -157,7 +161,9 @@ def _stage_seed(seed: int, stage: str) -> int:
 def _describe(approach: Approach, name: str, features: FrozenFeatures) -> str:
     stage, count = approach.stages[name], features.data.count("train")
     trained = sum(p.numel() for p in approach.parameters() if p.requires_grad)
-    source = "augmented pictures"
+    source = "fresh pictures every epoch"
     if features.data.served.image_features is not None:
-        source = f"stored features, {stage.views} view{'s' if stage.views > 1 else ''} of each picture"
+        stored = features.data.served.image_features["train"].values()
+        views, size = len(next(iter(stored))), sum(array.nbytes for array in stored)
+        source = f"stored features, {views} view{'s' if views > 1 else ''} of each picture, {size / 1e6:,.0f} MB"
     return f"{stage.epochs} epochs of {count:,} pictures ({source}), {trained / 1e6:.2f} M weights trained"

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from clipkit.errors import UserError
-from clipkit.runs.choices import group_of, groups
+from clipkit.runs.choices import group_of, groups, second_places
 from clipkit.runs.combinations import check_combination
 from clipkit.runs.compose import all_keys, compose_config, parent_of
 from clipkit.runs.signatures import annotation, arguments, describe, fits, nearest
@@ -23,6 +23,7 @@ __all__ = ["check_command_line"]
 
 
 STAGE_GROUP = re.compile(r"approach\.stages\.\w+\.(optimizer|scheduler)\.")
+WORDS_FOR_NUMBERS = ("all", "auto", "fresh")  # image_groups, workers, views
 
 
 def check_command_line(command: str, overrides: Sequence[str]) -> list[str]:
@@ -52,10 +53,15 @@ def check_command_line(command: str, overrides: Sequence[str]) -> list[str]:
         raise UserError(_listed([*problems, str(error).strip().partition("\n")[0]])) from error
     good = []
     known_to_yaml = set()
-    unclear = {group_of(o.key_or_group) for o in parsed if o not in chosen and o not in keys}
+    unclear = {o.package or group_of(o.key_or_group) for o in parsed if o not in chosen and o not in keys}
+    unchosen = {place: group for place, group in second_places(command).items() if config[place] is None}
     for override in keys:
-        if override.key_or_group.split(".")[0] in unclear:
+        place = override.key_or_group.split(".")[0]
+        if place in unclear:
             continue  # its group's option is not known
+        if place in unchosen and place != override.key_or_group:
+            problems.append(f"{_line(override)}: choose {place}=… first, an option of the group {unchosen[place]}")
+            continue
         if _check_key(override, config, problems):
             good.append(override)
             if (
@@ -89,7 +95,7 @@ def _parse(overrides: Sequence[str], problems: list[str]) -> list[Override]:
 def _check_option(override: Override, problems: list[str]) -> bool:
     group = group_of(override.key_or_group)
     assert group is not None
-    options = groups()[group]
+    options, place = groups()[group], override.package or group
     before = len(problems)
     for value in _values(override):
         names = value if isinstance(value, list) else [value]
@@ -98,8 +104,8 @@ def _check_option(override: Override, problems: list[str]) -> bool:
                 continue
             if name not in options:
                 near = get_close_matches(str(name), options, n=1)
-                hint = f"did you mean {group}={near[0]}? " if near else ""
-                problems.append(f"{group}={name}: {hint}choose from {', '.join(options)}")
+                hint = f"did you mean {place}={near[0]}? " if near else ""
+                problems.append(f"{place}={name}: {hint}choose from {', '.join(options)}")
     return len(problems) == before
 
 
@@ -193,7 +199,7 @@ def _fits_default(value: Any, default: Any) -> bool:
         return isinstance(value, bool)
     if isinstance(default, int | float):
         if isinstance(value, str):
-            return value in ("all", "auto") and isinstance(default, int)
+            return value in WORDS_FOR_NUMBERS and isinstance(default, int)
         return isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(default, str):
         return not isinstance(value, dict | list)

@@ -69,6 +69,7 @@ class Watchdog(pl.Callback):
         self._distances: list[float] = []  # of the last SPAN batches from chance
         self._guessed = 0  # batches in a row that were no better than a guess
         self._alarmed = False
+        self._trained: list[Tensor] | None = None  # looked up once: a head's stage asks several times a second
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -129,7 +130,7 @@ class Watchdog(pl.Callback):
             self._alarmed = True
             alarm = (
                 f"stage {self.stage}, epoch {step.epoch + 1}: for {self._guessed:,} batches the training loss has been "
-                f"no better than that of a guess among the batch's captions ({step.chance:.2f}). Usual causes: {CAUSES}"
+                f"no better than that of a guess ({step.chance:.2f}). Usual causes: {CAUSES}"
             )
             if rank() == 0:
                 console.print(f"  [bold]warning[/bold]: {alarm}", soft_wrap=True)
@@ -139,8 +140,9 @@ class Watchdog(pl.Callback):
         """Trained weights, running statistics and the optimiser's memory: after a bad step some are not finite."""
         self._read(trainer, module)
         state = [value for o in trainer.optimizers for s in o.state.values() for value in s.values()]
-        trained = [*(p for p in module.parameters() if p.requires_grad), *_statistics(module), *state]
-        tensors = [t.detach() for t in trained if isinstance(t, Tensor) and t.is_floating_point()]
+        if self._trained is None:
+            self._trained = [*(p for p in module.parameters() if p.requires_grad), *_statistics(module)]
+        tensors = [t.detach() for t in (*self._trained, *state) if isinstance(t, Tensor) and t.is_floating_point()]
         if not tensors:
             return
         bad = torch.stack([(~torch.isfinite(t)).any().to(tensors[0].device) for t in tensors]).any()
