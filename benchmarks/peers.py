@@ -28,7 +28,7 @@ __all__ += ["write_section"]
 
 GOAL = 1.3
 CORES = len(os.sched_getaffinity(0))
-PAGE = Path(__file__).with_name("TRAINING.md")
+HEADINGS = {"TRAINING.md": "# Training, beside other trainers", "FEW_SHOT.md": "# Few-shot training, measured"}
 ROOT = Path(__file__).parents[1]
 DISTINCT = 128  # pictures; further ones are links to these
 WORDS = (  # noqa: SIM905  # easier to read
@@ -280,16 +280,17 @@ def row(found: Mapping[str, Sequence[Mapping[str, Any]]], name: str, batch: int,
     return f"{cells} | {spread} | {f'≥ {GOAL}' if required else ''}"
 
 
-def write_section(title: str, text: str, packages: Sequence[str]) -> None:
-    """Put a section into TRAINING.md in place of the one with the same title, with command, machine and versions."""
+def write_section(title: str, text: str, packages: Sequence[str], *, page: str = "TRAINING.md") -> None:
+    """Put a section into a page in place of the one with the same title, with command, machine and versions."""
+    place = Path(__file__).with_name(page)
     program = Path(sys.argv[0]).stem
     command = " ".join([f"python -m benchmarks.{program}", *sys.argv[1:]])
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *packages))
     machine = f"{CORES} CPU cores ({platform.machine()}), no GPU; {versions}."
     section = "\n\n".join([f"## {title}", f"`{command}`", machine, text.strip()]) + "\n"
-    page = PAGE.read_text() if PAGE.exists() else "# Training, beside other trainers\n"
-    head, *sections = page.split("\n## ")
+    before = place.read_text() if place.exists() else f"{HEADINGS[page]}\n"
+    head, *sections = before.split("\n## ")
     kept = {part.partition("\n")[0]: f"## {part.strip()}\n" for part in sections}
     kept[title] = section
-    PAGE.write_text("\n".join([head.strip() + "\n", *kept.values()]))
+    place.write_text("\n".join([head.strip() + "\n", *kept.values()]))
     print(section)
