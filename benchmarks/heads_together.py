@@ -25,8 +25,8 @@ import torch
 
 from benchmarks.peers import CORES, write_section
 from clipkit.approaches.classifying import Classifying
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.features import FeatureStore
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.runs import build
 from clipkit.runs.compose import compose_config
 

@@ -16,10 +16,10 @@ def main(config: DictConfig) -> float | None:
     """Run one training; returns the monitored validation score, for sweeps."""
     from hydra.core.hydra_config import HydraConfig
 
-    from clipkit.approaches.frozen import FrozenFeatures
     from clipkit.data.decoding import refuse_if_broken
     from clipkit.data.manifest import write_manifest
     from clipkit.features import FeatureStore
+    from clipkit.features.frozen import FrozenFeatures
     from clipkit.models.folder import save_model
     from clipkit.ranks import first_on_each_machine
     from clipkit.runs import build, launch, machine, results

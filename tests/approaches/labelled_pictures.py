@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.data.datamodule import PairData
 from clipkit.data.policies import Policy
 from clipkit.data.records import Record, Records
 from clipkit.features import FeatureStore
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.image import TimmImageTower
 from clipkit.models.projection import LinearProjection

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from clipkit.approaches.base import Approach, Stage
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import Constant, Optimizer
 from clipkit.data.datamodule import PairData
 from clipkit.data.policies import Policy
 from clipkit.data.records import Record, Records
 from clipkit.data.sources.synthetic import SHAPES, synthetic
 from clipkit.features import FeatureStore
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import Trained
 from clipkit.models.image import TimmImageTower

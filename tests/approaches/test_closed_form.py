@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clipkit.approaches.base import Approach
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.linear_probe import LinearProbe
 from clipkit.approaches.lp_plus_plus import LPPlusPlus
 from clipkit.approaches.stored import stored, text_start
 from clipkit.approaches.tip_adapter import TipAdapter
 from clipkit.errors import UserError
+from clipkit.features.frozen import FrozenFeatures
 from conftest import Command
 
 SLOW = pytest.mark.slow

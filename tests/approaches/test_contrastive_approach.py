@@ -14,7 +14,6 @@ from torch import Tensor
 
 from clipkit.approaches.base import Stage
 from clipkit.approaches.contrastive import Contrastive
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import Constant, Optimizer
 from clipkit.data.captions import CaptionMode
 from clipkit.data.datamodule import PairData
@@ -23,6 +22,7 @@ from clipkit.data.records import Record, Records
 from clipkit.data.sources.synthetic import synthetic
 from clipkit.errors import UserError
 from clipkit.features import FeatureStore
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import Trained
 from clipkit.models.image import TimmImageTower

@@ -13,11 +13,11 @@ from labelled_pictures import features_of
 from clipkit.approaches.aamp_mlp import AampMlp
 from clipkit.approaches.base import Stage
 from clipkit.approaches.cosine_text_init import CosineTextInit
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import Constant, Optimizer
 from clipkit.approaches.search import Search
 from clipkit.approaches.together import Outcome
 from clipkit.errors import UserError
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.freezing import Trained
 from clipkit.models.heads.angular import AngularMLP
 from conftest import Command

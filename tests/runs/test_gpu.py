@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.data.datamodule import PairData
 from clipkit.data.sources.synthetic import synthetic
 from clipkit.features import FeatureStore
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.losses import contrastive_loss
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.image import TimmImageTower

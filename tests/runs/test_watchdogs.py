@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from clipkit.approaches.base import Stage
 from clipkit.approaches.contrastive import Contrastive
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import Constant, Optimizer
 from clipkit.data.datamodule import PairData
 from clipkit.data.sources.synthetic import synthetic
 from clipkit.errors import UserError
 from clipkit.features import FeatureStore
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import Trained
 from clipkit.models.image import TimmImageTower

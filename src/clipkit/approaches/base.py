@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clipkit.approaches.averaging import AveragedWeights
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.optimization import Optimizer, Scheduler, embedding_weights
 from clipkit.data.datamodule import PairData
 from clipkit.errors import UserError
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import Trained
 from clipkit.models.model import Model

@@ -16,7 +16,6 @@ from torch.nn.functional import cross_entropy
 
 from clipkit.approaches.base import Approach, Stage
 from clipkit.approaches.encoding import embed_images
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.labels import NEVER_ALIGNED, check_classes, same_sentences
 from clipkit.approaches.search import Search
 from clipkit.approaches.stored import Prototypes, stored, text_start
@@ -25,6 +24,7 @@ from clipkit.approaches.validation import Seen, joined
 from clipkit.data.batches import Batch, Served
 from clipkit.data.datamodule import PairData
 from clipkit.errors import UserError
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.losses.gather import Shares
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.freezing import freeze

@@ -14,13 +14,13 @@ from torch.distributed import ProcessGroup
 
 from clipkit.approaches.base import Approach, Stage
 from clipkit.approaches.encoding import check_length_groups, embed, encoding_notes
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.positives import positive_groups
 from clipkit.approaches.validation import Seen, joined, seen
 from clipkit.data.batches import Batch, Served
 from clipkit.data.datamodule import PairData
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.losses import (
     GroupTargets,
     PairTargets,

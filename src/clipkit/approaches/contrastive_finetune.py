@@ -13,11 +13,11 @@ from torch import Tensor
 
 from clipkit.approaches.base import Stage
 from clipkit.approaches.contrastive import Contrastive
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.labels import NEVER_ALIGNED, check_classes, same_sentences
 from clipkit.data.batches import Batch
 from clipkit.data.datamodule import PairData
 from clipkit.errors import UserError
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.losses.angular import angular_contrastive_loss, check_margin
 from clipkit.losses.targets import GroupTargets, PairTargets
 from clipkit.models.dual_encoder import DualEncoder

@@ -6,8 +6,8 @@ Run: python -m clipkit.train approach=cosine_text_init data=cars data.root=…
 from collections.abc import Sequence
 
 from clipkit.approaches.classifying import Classifying
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.stored import stored
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.heads.cosine import CosinePrototypes
 
 __all__ = ["CosineTextInit"]

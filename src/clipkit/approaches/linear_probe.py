@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from clipkit.approaches.base import Approach, Stage
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.stored import stored, text_start
 from clipkit.errors import UserError
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.linear import LinearHead
 from clipkit.models.model import Model

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipkit.approaches.classifying import Classifying
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.labels import NEVER_ALIGNED
 from clipkit.approaches.stored import text_start
 from clipkit.errors import UserError
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.logits_mlp import LogitsMLP
 

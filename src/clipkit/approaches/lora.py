@@ -14,11 +14,11 @@ from torch.nn.functional import normalize
 from clipkit.approaches.base import Approach, Stage
 from clipkit.approaches.classifying import Classifying
 from clipkit.approaches.encoding import embed_images, embed_texts
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.labels import NEVER_ALIGNED
 from clipkit.data.batches import Batch, Served
 from clipkit.data.datamodule import PairData
 from clipkit.errors import UserError
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.losses import scaled_cosines
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.zero_shot import ZeroShotClassifier

@@ -6,9 +6,9 @@ Run: python -m clipkit.train approach=lp_plus_plus data=emoji data.shots=16
 from collections.abc import Mapping
 
 from clipkit.approaches.base import Approach, Stage
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.stored import CLIP_SCALE, stored, text_start
 from clipkit.errors import UserError
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.linear import LinearHead
 from clipkit.models.model import Model

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.data.datamodule import PairData
 from clipkit.errors import UserError
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.model import Model
 

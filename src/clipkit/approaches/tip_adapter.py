@@ -10,9 +10,9 @@ import torch
 from torch.nn.functional import normalize
 
 from clipkit.approaches.base import Approach, Stage
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.stored import CLIP_SCALE, stored, text_start
 from clipkit.errors import UserError
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.tip_adapter import TipAdapter as Head
 from clipkit.models.model import Model

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from clipkit.approaches.base import Stage
 from clipkit.approaches.classifying import Classifying
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.approaches.stored import CLIP_SCALE
 from clipkit.approaches.tip_adapter import Auto, choose_blend, published, remember
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.tip_adapter import TipAdapter
 

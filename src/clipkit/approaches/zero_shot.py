@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipkit.approaches.base import Approach, Stage
-from clipkit.approaches.frozen import FrozenFeatures
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.model import Model
 

@@ -16,12 +16,12 @@ from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.data.datamodule import PairData
 from clipkit.data.records import Records
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
 from clipkit.evaluation import EVALUATORS, Evaluator, Result, evaluate
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.model import Model
 from clipkit.plots import curves
 from clipkit.plots.png import png

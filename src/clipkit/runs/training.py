@@ -9,10 +9,10 @@ import torch
 from omegaconf import DictConfig
 
 from clipkit.approaches.base import Approach
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.data.datamodule import PairData
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.group_forwards import change_forwards
 from clipkit.ranks import rank, ranks
 from clipkit.runs.build import build_loggers, build_trainer

@@ -11,10 +11,10 @@ import torch
 from shape_classes import data_for, drawings, small_encoder
 from torch import Tensor, nn
 
-from clipkit.approaches.frozen import FrozenFeatures
 from clipkit.data.datamodule import PairData
 from clipkit.data.sources.synthetic import synthetic
 from clipkit.features import FeatureStore
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.image import TimmImageTower
 

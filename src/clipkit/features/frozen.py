@@ -14,7 +14,7 @@ from clipkit.data.datamodule import PairData
 from clipkit.data.images import fingerprint
 from clipkit.data.records import Records
 from clipkit.data.streaming_datamodule import StreamData
-from clipkit.features import FeatureStore, tensors_fingerprint
+from clipkit.features.store import FeatureStore, tensors_fingerprint
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.ranks import first_on_each_machine
 
