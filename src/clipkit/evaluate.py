@@ -16,6 +16,9 @@ def main(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     from clipkit.data.decoding import refuse_if_broken
+    from clipkit.data.streaming_datamodule import StreamData
+    from clipkit.features import FeatureStore
+    from clipkit.features.frozen import FrozenFeatures
     from clipkit.runs import build, machine, results
     from clipkit.runs.load import load
     from clipkit.runs.progress import ProgressReporter, say
@@ -41,7 +44,9 @@ def main(config: DictConfig) -> None:
             made["wise_ft"], said = make_wise_ft(config, model, run)
             notes += said
         say(notes)
-        result = results.evaluate_model(model, data, names, split, made=made)
+        features = FrozenFeatures(model.encoder, data, FeatureStore(f"{config.cache_dir}/features"))
+        stored = None if isinstance(data, StreamData) else features
+        result = results.evaluate_model(model, data, names, split, made=made, stored=stored)
         run.note_cost()
         title = f"{config.model} on {data.records.name}"
         results.write_everything(run, config, result, title=title, notes=notes)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from clipkit.data.datamodule import PairData
 from clipkit.data.records import Records
+from clipkit.errors import UserError
+from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.model import Model
 from clipkit.ranks import in_turns
 
@@ -40,7 +43,7 @@ class Part:
         data: where the pixels come from.
         records: of this part.
         on_progress: called with (what, done, total).
-        stored: gives raw image features [N, F] (`ImageTower.trunk`) of records, where they are known already.
+        stored: the store of what the towers say; None computes it anew.
     """
 
     def __init__(
@@ -50,18 +53,38 @@ class Part:
         records: Records,
         on_progress: Callable[[str, int, int], None],
         *,
-        stored: Callable[[Records], Tensor] | None = None,
+        stored: FrozenFeatures | None = None,
     ) -> None:
         self.model, self.data, self.records, self.on_progress = model, data, records, on_progress
         self.stored = stored
+        self._others: dict[str, Part] = {}
+
+    def other(self, split: str) -> "Part":
+        """The whole of "train" or "val", for questions that learn from it; the same object for every evaluator."""
+        if split not in self._others:
+            records = self.data.split(split)
+            self._others[split] = Part(self.model, self.data, records, self.on_progress, stored=self.stored)
+        return self._others[split]
+
+    def beside(self, part: "Part") -> "Part":
+        """The same part, which knows the other splits that `part` knows."""
+        self._others = part._others
+        return self
 
     @cached_property
     def image_features(self) -> Tensor:
-        """[N, F] before the projection."""
+        """[N, F] before the projection.
+
+        Raises:
+            UserError: the model gives NaN or infinity.
+        """
+        return self._finite(self._image_features(), "pictures", self.records.image_name)
+
+    def _image_features(self) -> Tensor:
         ids = self.records.image_ids
         if self.stored is not None:
             with torch.inference_mode():
-                raw = self.stored(self.records).to(self.model.device)
+                raw = self.stored.image_of(self.records).to(self.model.device)
                 return self.model.encoder.tail({"feature": raw}, groups=0).float().cpu()
 
         def features(start: int) -> Tensor:
@@ -81,14 +104,38 @@ class Part:
 
     @cached_property
     def text_embeds(self) -> Tensor:
-        """[M, D] of all captions, in order; equal captions have equal rows."""
+        """[M, D] of all captions, in order; equal captions have equal rows.
+
+        Raises:
+            UserError: the model gives NaN or infinity.
+        """
         texts, index = self.records.caption_texts
+        return self._finite(self._embeds_of(texts), "captions", lambda row: texts[row].as_py())[torch.from_numpy(index)]
+
+    def _embeds_of(self, texts: pa.Array) -> Tensor:
+        if self.stored is not None:
+            encoder = self.model.encoder
+            with torch.inference_mode():
+                raw = torch.from_numpy(self.stored.text_of(texts)).to(self.model.device)
+                return encoder.project_text(encoder.text.finish(raw)).float().cpu()
         listed = texts.to_pylist()
 
         def embeds(start: int) -> Tensor:
-            return self.model.encode_text(listed[start : start + 256]).cpu()
+            found = self.model.encode_text(listed[start : start + 256]).cpu()
+            self.on_progress("captions", min(start + 256, len(listed)), len(listed))
+            return found
 
-        return torch.cat(in_turns(range(0, len(listed), 256), embeds))[torch.from_numpy(index)]
+        return torch.cat(in_turns(range(0, len(listed), 256), embeds))
+
+    def _finite(self, found: Tensor, what: str, name: Callable[[int], str]) -> Tensor:
+        bad = (~torch.isfinite(found).all(1)).nonzero().flatten().tolist()
+        if bad:
+            shown = ", ".join(name(row) for row in bad[:3])
+            raise UserError(
+                f"the model gives NaN or infinity for {len(bad):,} of {len(found):,} {what} of {self.records.name}: "
+                f"{shown}{' …' if len(bad) > 3 else ''}; its weights or its precision are broken"
+            )
+        return found
 
     @cached_property
     def text_owner(self) -> Tensor:
@@ -111,11 +158,13 @@ class Part:
 class Evaluator(ABC):
     """One question; `name` is empty for the model's own answer, else it stands in the metric's name.
 
-    One that is not asked `by_default` needs more than a model and data, or much time: it is asked by name.
+    Where none is asked for by name, `evaluate` asks those that are `by_default`, and the end of a training those of
+    them that are also `after_training`. The others need more than a model and data.
     """
 
     name = ""
     by_default = True
+    after_training = False
 
     @abstractmethod
     def fits(self, records: Records) -> bool:
@@ -133,7 +182,7 @@ def evaluate(
     *,
     split: str,
     on_progress: Callable[[str, int, int], None] | None = None,
-    stored: Callable[[Records], Tensor] | None = None,
+    stored: FrozenFeatures | None = None,
 ) -> Result:
     """Ask every evaluator that fits about every subset of a split; `stored`: see `Part`.
 
@@ -142,9 +191,10 @@ def evaluate(
     """
     total = Result()
     records = data.records if split == "all" else data.split(split)
+    whole = Part(model, data, records, on_progress or (lambda what, done, count: None), stored=stored)
     for subset in records.subsets():
         chosen = records.select(split, subset) if split != "all" else records
-        part = Part(model, data, chosen, on_progress or (lambda what, done, count: None), stored=stored)
+        part = Part(model, data, chosen, whole.on_progress, stored=stored).beside(whole)
         for evaluator in evaluators:
             if not evaluator.fits(chosen):
                 continue

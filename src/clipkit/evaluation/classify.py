@@ -29,6 +29,8 @@ class Classify(Evaluator):
     `confusion` (each row a class's shares), `confused_pairs` (all of them, most frequent first), `calibration`.
     """
 
+    after_training = True
+
     def fits(self, records: Records) -> bool:
         return has_classes(records)
 

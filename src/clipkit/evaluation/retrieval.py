@@ -26,6 +26,8 @@ class Retrieval(Evaluator):
     those of its group. Definitions: `clipkit.metrics.retrieval`.
     """
 
+    after_training = True
+
     def fits(self, records: Records) -> bool:
         return len(records) > 1 and int(records.caption_offsets[-1]) > 0 and _captions_differ(records)
 

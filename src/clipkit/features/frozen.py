@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -48,12 +49,16 @@ class FrozenFeatures:
         """[views, N, F] features of the image tower, not standardised; view 0 is the picture as it is."""
         return self.trunk(split, views=views)["feature"]
 
-    def image_of(self, part: Records, split: str) -> Tensor:
-        """[N, F] of some of a split's pictures, as `image` gives them."""
-        whole = self.data.split(split)
-        order = np.argsort(whole.image_ids, kind="stable")
-        rows = order[np.searchsorted(whole.image_ids, part.image_ids, sorter=order)]
-        return torch.from_numpy(np.ascontiguousarray(self.image(split)[0][rows]))
+    def image_of(self, part: Records) -> Tensor:
+        """[N, F] of some pictures, as `image` gives them: from the splits' own entries."""
+        found = torch.empty(len(part), self.encoder.feature_dim)
+        splits = np.asarray(part.table["split"].to_pylist())
+        for split in dict.fromkeys(splits):
+            whole, mask = self.data.split(split).image_ids, splits == split
+            order = np.argsort(whole, kind="stable")
+            rows = order[np.searchsorted(whole, part.image_ids[mask], sorter=order)]
+            found[torch.from_numpy(mask)] = torch.from_numpy(self.image(split)[0][rows])
+        return found
 
     def trunk(
         self, split: str, *, views: int = 1, groups: int = 0, end: bool = False
@@ -109,7 +114,10 @@ class FrozenFeatures:
 
     def text(self) -> NDArray[np.float32]:
         """[U, Ft] features of the text tower, not standardised, for the distinct captions of the whole data set."""
-        texts = self.data.records.caption_texts[0]
+        return self.text_of(self.data.records.caption_texts[0])
+
+    def text_of(self, texts: pa.Array) -> NDArray[np.float32]:
+        """[U, Ft] features of the text tower, not standardised, for these texts."""
         order = np.argsort(np.array([len(text.as_py()) for text in texts]), kind="stable")  # like lengths together
         key = {
             "what": "text",

@@ -2,9 +2,8 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,8 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.table import Table
-from torch import Tensor
 
 from clipkit.data.datamodule import PairData
-from clipkit.data.records import Records
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
 from clipkit.evaluation import EVALUATORS, Evaluator, Result, evaluate
@@ -47,10 +44,11 @@ __all__ = [
 NO_TEST_DATA = "no test data: a stream is evaluated on the shards of data.test_root, else of data.val_root"
 
 
-def choose_evaluators(names: Sequence[str] | None) -> list[str]:
-    """The names of evaluators, checked; None means all that are asked by default."""
+def choose_evaluators(names: Sequence[str] | None, *, after_training: bool = False) -> list[str]:
+    """The names of evaluators, checked; None means those that are asked by default (`Evaluator`)."""
     if names is None:
-        return [name for name, kind in EVALUATORS.items() if kind.by_default]
+        kinds = EVALUATORS.items()
+        return [name for name, kind in kinds if kind.by_default and (kind.after_training or not after_training)]
     for name in names:
         if name not in EVALUATORS:
             near = get_close_matches(name, EVALUATORS, n=1)
@@ -88,24 +86,25 @@ def evaluate_training(
         console.print(f"  note: {NO_TEST_DATA}", soft_wrap=True, markup=False)
         return Result(), [NO_TEST_DATA]
     split = choose_split(data)
-    known = features is not None and split != "all" and not isinstance(data, StreamData)
-    stored = partial(features.image_of, split=split) if known and features is not None else None
-    return evaluate_model(model, data, names, split, stored=stored), []
+    chosen = choose_evaluators(names, after_training=True)
+    return evaluate_model(model, data, chosen, split, stored=None if isinstance(data, StreamData) else features), []
 
 
 def evaluate_model(
     model: Model,
     data: PairData,
-    names: Sequence[str] | None,
+    names: Sequence[str],
     split: str,
     *,
     made: Mapping[str, Evaluator] | None = None,
-    stored: Callable[[Records], Tensor] | None = None,
+    stored: FrozenFeatures | None = None,
 ) -> Result:
     """Ask the evaluators, with progress shown; `made` need more than their name, `stored` is as in `Part`."""
     ready = dict(made or {})
-    evaluators = [ready[name] if name in ready else EVALUATORS[name]() for name in choose_evaluators(names)]
+    evaluators = [ready[name] if name in ready else EVALUATORS[name]() for name in names]
     with ProgressReporter().showing() as report:
+        if stored is not None:
+            stored.on_progress = report
         return evaluate(model, data, evaluators, split=split, on_progress=report, stored=stored)
 
 
