@@ -18,8 +18,10 @@ from clipkit.data.datamodule import PairData
 from clipkit.data.records import Records
 from clipkit.errors import UserError
 from clipkit.features.frozen import FrozenFeatures
+from clipkit.models.heads.zero_shot import ZeroShotClassifier
 from clipkit.models.model import Model
 from clipkit.ranks import in_turns
+from clipkit.templates import fill_template
 
 __all__ = ["Evaluator", "Part", "Result", "evaluate"]
 
@@ -58,18 +60,41 @@ class Part:
         self.model, self.data, self.records, self.on_progress = model, data, records, on_progress
         self.stored = stored
         self._others: dict[str, Part] = {}
+        self._whole = self  # who keeps what all parts of one evaluation share
+
+    def beside(self, part: "Part") -> "Part":
+        """The same part, which shares with `part` what does not depend on its pictures."""
+        self._whole = part._whole
+        return self
 
     def other(self, split: str) -> "Part":
         """The whole of "train" or "val", for questions that learn from it; the same object for every evaluator."""
-        if split not in self._others:
-            records = self.data.split(split)
-            self._others[split] = Part(self.model, self.data, records, self.on_progress, stored=self.stored)
-        return self._others[split]
+        whole = self._whole
+        if split not in whole._others:
+            part = Part(self.model, self.data, self.data.split(split), self.on_progress, stored=self.stored)
+            whole._others[split] = part.beside(whole)
+        return whole._others[split]
 
-    def beside(self, part: "Part") -> "Part":
-        """The same part, which knows the other splits that `part` knows."""
-        self._others = part._others
-        return self
+    @property
+    def class_embeds(self) -> Tensor:
+        """[C, T, D] of the class names in each of the data's T templates, rows of unit length."""
+        return self._whole._class_embeds
+
+    @cached_property
+    def _class_embeds(self) -> Tensor:
+        names, templates = self.records.class_names, self.data.templates
+        filled = [fill_template(template, name) for name in names for template in templates]
+        found = self._finite(self._embeds("sentences about classes", filled), "sentences", lambda row: filled[row])
+        return found.view(len(names), len(templates), -1)
+
+    @property
+    def zero_shot(self) -> ZeroShotClassifier:
+        """The classifier whose prototypes are the class names in the data's templates."""
+        scale = self.model.encoder.logit_scale.exp()
+        made = ZeroShotClassifier.from_embeds(
+            self.class_embeds.to(scale.device), class_names=self.records.class_names, logit_scale=scale
+        )
+        return made.eval()
 
     @cached_property
     def image_features(self) -> Tensor:
@@ -118,14 +143,15 @@ class Part:
             with torch.inference_mode():
                 raw = torch.from_numpy(self.stored.text_of(texts)).to(self.model.device)
                 return encoder.project_text(encoder.text.finish(raw)).float().cpu()
-        listed = texts.to_pylist()
+        return self._embeds("captions", texts.to_pylist())
 
+    def _embeds(self, what: str, texts: Sequence[str]) -> Tensor:
         def embeds(start: int) -> Tensor:
-            found = self.model.encode_text(listed[start : start + 256]).cpu()
-            self.on_progress("captions", min(start + 256, len(listed)), len(listed))
+            found = self.model.encode_text(texts[start : start + 256]).cpu()
+            self.on_progress(what, min(start + 256, len(texts)), len(texts))
             return found
 
-        return torch.cat(in_turns(range(0, len(listed), 256), embeds))
+        return torch.cat(in_turns(range(0, len(texts), 256), embeds))
 
     def _finite(self, found: Tensor, what: str, name: Callable[[int], str]) -> Tensor:
         bad = (~torch.isfinite(found).all(1)).nonzero().flatten().tolist()

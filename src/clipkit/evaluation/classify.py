@@ -13,14 +13,23 @@ from torch import Tensor, nn
 from clipkit.data.records import Records
 from clipkit.evaluation.base import Evaluator, Part, Result
 from clipkit.evaluation.confusions import confused_pairs, confused_pictures
-from clipkit.metrics import Reliability, classification_metrics, confusion_counts, predictions, reliability
+from clipkit.metrics import (
+    Reliability,
+    classification_intervals,
+    classification_metrics,
+    confusion_counts,
+    predictions,
+    reliability,
+)
 from clipkit.plots import class_bars, confused_pairs_grid, confusion_matrix, reliability_diagram
 
-__all__ = ["Classify", "class_logits", "has_classes", "labelled", "own_classifier"]
+__all__ = ["Classify", "class_logits", "has_classes", "labelled", "measured", "own_classifier", "report"]
 
 
 class Classify(Evaluator):
     """`top1`, `top5`, `mean_per_class`, `f1_weighted` and `calibration_error`, all in 0–1 (`clipkit.metrics`).
+
+    `top1_low` and `top1_high` are the ends of its 95 % interval when the pictures are drawn anew; so for `top5`.
 
     Every class of the data set is a possible answer, also one without a picture in this part. A wrong class with the
     same score as the right one counts as standing before it: in the numbers, the tables and the figures alike.
@@ -44,7 +53,7 @@ class Classify(Evaluator):
         met_names, met_counts = [names[index] for index in met], counts[np.ix_(met, met)]
         pairs, bins = confused_pairs(names, counts), reliability(logits, labels)
         tables = {
-            "classification_report": _report(labels.numpy(), predicted.numpy(), names),
+            "classification_report": report(labels.numpy(), predicted.numpy(), names),
             "confusion": _shares(met_names, met_counts),
             "confused_pairs": pairs,
             "calibration": _calibration(bins),
@@ -65,7 +74,7 @@ class Classify(Evaluator):
         if len(pairs):
             shown, columns = confused_pictures(part, rows, labels, predicted, logits)
             figures["confused"] = confused_pairs_grid(shown, columns=columns)
-        return Result(classification_metrics(logits, labels), tables, figures)
+        return Result(measured(logits, labels), tables, figures)
 
 
 def has_classes(records: Records) -> bool:
@@ -85,7 +94,7 @@ def own_classifier(part: Part) -> nn.Module:
     own, names = part.model.classifier, part.records.class_names
     if own is not None and tuple(own.class_names) == names:  # type: ignore[arg-type]  # a Classifier's
         return own
-    return part.model.zero_shot(names, templates=part.data.templates)
+    return part.zero_shot
 
 
 def class_logits(part: Part, classifier: nn.Module) -> Tensor:
@@ -96,7 +105,13 @@ def class_logits(part: Part, classifier: nn.Module) -> Tensor:
     return logits
 
 
-def _report(labels: NDArray[np.int64], predicted: NDArray[np.int64], names: tuple[str, ...]) -> pd.DataFrame:
+def measured(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """All numbers about [N, C] logits and [N] labels, with the intervals."""
+    return classification_metrics(logits, labels) | classification_intervals(logits, labels)
+
+
+def report(labels: NDArray[np.int64], predicted: NDArray[np.int64], names: tuple[str, ...]) -> pd.DataFrame:
+    """scikit-learn's report as a table: precision, recall, F1 and pictures of each class, and the averages."""
     found = classification_report(labels, predicted, output_dict=True, zero_division=0)
     found["accuracy"] = {"f1-score": found["accuracy"], "support": len(labels)}
     rows = [{"class": names[int(key)] if key.isdigit() else key, **scores} for key, scores in found.items()]

@@ -3,6 +3,8 @@
 Run: python -m clipkit.evaluate model=outputs/…/model evaluators=[retrieval]
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import torch
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from clipkit.data.records import Records
 from clipkit.evaluation.base import Evaluator, Part, Result
-from clipkit.metrics import retrieval_metrics, retrieval_ranks
+from clipkit.metrics import bootstrap_interval, rank_metrics, retrieval_ranks
 from clipkit.plots import retrieval_grid, similarity_heatmap
 
 __all__ = ["Retrieval"]
@@ -21,6 +23,8 @@ SHOWN = 8
 
 class Retrieval(Evaluator):
     """`i2t_recall@K`, `t2i_recall@K` (K = 1, 5, 10) and median ranks, within the part's own gallery.
+
+    `NAME_low` and `NAME_high` are the ends of a recall's 95 % interval when the pictures are drawn anew.
 
     Right answers are a picture's own captions; where the data set says that pictures show the same thing (`group`),
     those of its group. Definitions: `clipkit.metrics.retrieval`.
@@ -35,8 +39,20 @@ class Retrieval(Evaluator):
         groups = torch.from_numpy(part.records.groups)
         text_group = groups[part.text_owner]
         image, text = part.image_embeds, part.text_embeds
-        metrics = retrieval_metrics(image, text, image_group=groups, text_group=text_group)
-        ranks = retrieval_ranks(text, image, query_group=text_group, gallery_group=groups).numpy()
+        found = {
+            "i2t": retrieval_ranks(
+                image, text, query_group=groups, gallery_group=text_group, on_progress=_told(part, "captions found")
+            ),
+            "t2i": retrieval_ranks(
+                text, image, query_group=text_group, gallery_group=groups, on_progress=_told(part, "pictures found")
+            ),
+        }
+        metrics = rank_metrics(found)
+        for way, owner in (("i2t", None), ("t2i", part.text_owner)):
+            for k in (1, 5, 10):
+                name = f"{way}_recall@{k}"
+                metrics[f"{name}_low"], metrics[f"{name}_high"] = bootstrap_interval(found[way] < k, units=owner)
+        ranks = found["t2i"].numpy()
         table = pd.DataFrame(
             {
                 "caption": part.captions,
@@ -48,6 +64,9 @@ class Retrieval(Evaluator):
         figures = {
             "similarity": self._heatmap(part, _spread(len(part.records), SHOWN, shift=0.25)),
             "retrieval": self._grid(part, chosen, "Captions and the pictures they find (green: right)"),
+            "retrieval-best": self._grid(
+                part, _surest(part, ranks), "The captions that find their picture most surely"
+            ),
             "retrieval-worst": self._grid(
                 part, np.argsort(-ranks, kind="stable")[:SHOWN], "The captions that go furthest astray"
             ),
@@ -67,6 +86,16 @@ class Retrieval(Evaluator):
         right = groups[best] == groups[part.text_owner[index]][:, None]
         results = [part.pictures(row.tolist()) for row in best]
         return retrieval_grid([part.captions[int(i)] for i in texts], results, right.tolist(), title=title)
+
+
+def _told(part: Part, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: part.on_progress(what, done, total)
+
+
+def _surest(part: Part, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The captions most similar to their own picture, of those with the least rank."""
+    own = (part.text_embeds * part.image_embeds[part.text_owner]).sum(1).numpy()
+    return np.lexsort((-own, ranks))[:SHOWN]
 
 
 def _captions_differ(records: Records) -> bool:

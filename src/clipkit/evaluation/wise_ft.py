@@ -72,8 +72,7 @@ def _silent(what: str, done: int, total: int) -> None:
 
 
 def _top1(part: Part, *, zero_shot: bool) -> float:
-    names = part.records.class_names
-    classifier = part.model.zero_shot(names, templates=part.data.templates) if zero_shot else own_classifier(part)
+    classifier = part.zero_shot if zero_shot else own_classifier(part)
     rows, labels = labelled(part)
     predicted = predictions(class_logits(part, classifier)[rows], labels)
     return (predicted == labels).double().mean().item()

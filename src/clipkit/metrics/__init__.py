@@ -3,19 +3,24 @@
 from clipkit.metrics.classification import (
     Reliability,
     class_scores,
+    classification_intervals,
     classification_metrics,
     confusion_counts,
     predictions,
     reliability,
 )
-from clipkit.metrics.retrieval import retrieval_metrics, retrieval_ranks
+from clipkit.metrics.intervals import bootstrap_interval
+from clipkit.metrics.retrieval import rank_metrics, retrieval_metrics, retrieval_ranks
 
 __all__ = [
     "Reliability",
+    "bootstrap_interval",
     "class_scores",
+    "classification_intervals",
     "classification_metrics",
     "confusion_counts",
     "predictions",
+    "rank_metrics",
     "reliability",
     "retrieval_metrics",
     "retrieval_ranks",

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Reliability", "class_scores", "classification_metrics", "confusion_counts", "predictions", "reliability"]
+from clipkit.metrics.intervals import bootstrap_interval
+
+__all__ = [
+    "Reliability",
+    "class_scores",
+    "classification_intervals",
+    "classification_metrics",
+    "confusion_counts",
+    "predictions",
+    "reliability",
+]
 
 
 def predictions(logits: Tensor, labels: Tensor) -> Tensor:
@@ -64,6 +74,19 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     if logits.shape[1] > 5:
         metrics["top5"] = (_ahead(logits, labels) < 5).double().mean().item()
     return metrics
+
+
+def classification_intervals(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Ends of the 95 % intervals of `top1` and, for more than five classes, `top5`: `top1_low`, `top1_high` ….
+
+    Args:
+        logits: [N, C], N at least 1.
+        labels: [N] int64.
+    """
+    ahead, ends = _ahead(logits, labels), {}
+    for k in (1, 5) if logits.shape[1] > 5 else (1,):
+        ends[f"top{k}_low"], ends[f"top{k}_high"] = bootstrap_interval(ahead < k)
+    return ends
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from clipkit.evaluation import EVALUATORS
 from clipkit.runs.page import cards, figure_image, how_made, listing, section, table, write_page
 
 __all__ = ["metrics_table", "write_report"]
@@ -13,7 +14,10 @@ __all__ = ["metrics_table", "write_report"]
 TITLES = {
     "similarity": "Pictures and captions",
     "retrieval": "What captions find",
+    "retrieval-best": "Where retrieval is surest",
     "retrieval-worst": "Where retrieval fails most",
+    "zero_shot-calibration": "How sure, how right (zero-shot)",
+    "zero_shot-templates": "What each template is worth (zero-shot)",
     "classes": "Accuracy by class",
     "confusion": "What is taken for what",
     "calibration": "How sure, how right",
@@ -21,6 +25,7 @@ TITLES = {
     "wise_ft-curve": "Between the start and the run (WiSE-FT)",
     "training": "Training",
 }
+ENDS = ("_low", "_high")  # of an interval
 WAYS = {"i2t": "picture → caption", "t2i": "caption → picture"}
 
 
@@ -57,22 +62,33 @@ def write_report(
 
 
 def metrics_table(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
-    """Metrics as a grid: one row per measure, one column per split and subset.
+    """Metrics as a grid: one row per measure, one column per split and subset; a measure's interval behind it.
+
+    The model's own answers come first, then those of each evaluator, named.
 
     Returns:
         The header, and rows of texts; a measure that a column lacks is "–".
     """
     columns: list[str] = []
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for name, value in metrics.items():
         place, _, measure = name.rpartition("/")
-        if place not in columns:
-            columns.append(place)
-        rows.setdefault(measure, {})[place] = value
-    order = sorted(rows, key=_rank)
+        if measure.endswith(ENDS) and name.rpartition("_")[0] in metrics:
+            continue
+        column, _, asked = place.rpartition("/")
+        column, asked = (column, asked) if asked in EVALUATORS else (place, "")
+        if column not in columns:
+            columns.append(column)
+        ends = [metrics.get(f"{name}{end}") for end in ENDS]
+        rows.setdefault((asked, measure), {})[column] = _number(measure, value, ends)
+    own_first = ["", *EVALUATORS]
+    order = sorted(rows, key=lambda row: (own_first.index(row[0]), _rank(row[1])))
     body = [
-        [_readable(measure), *[_number(measure, rows[measure][c]) if c in rows[measure] else "–" for c in columns]]
-        for measure in order
+        [
+            " ".join(filter(None, (asked.replace("_", "-"), _readable(measure)))),
+            *(rows[asked, measure].get(c, "–") for c in columns),
+        ]
+        for asked, measure in order
     ]
     return ["", *columns], body
 
@@ -91,8 +107,11 @@ def _readable(measure: str) -> str:
     return measure.replace("_", " ")
 
 
-def _number(measure: str, value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0") if "rank" in measure else f"{value:.3f}"
+def _number(measure: str, value: float, ends: Sequence[float | None]) -> str:
+    if "rank" in measure:
+        return f"{value:.1f}".removesuffix(".0")
+    low, high = ends
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.2f}–{high:.2f})"
 
 
 def _headline(metrics: Mapping[str, float]) -> dict[str, float]:
