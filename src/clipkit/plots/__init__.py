@@ -1,6 +1,7 @@
 """Data in, matplotlib Figure out."""
 
 from clipkit.plots.classification import ConfusedPair, confused_pairs_grid, confusion_matrix, reliability_diagram
+from clipkit.plots.comparison import ComparedMeasure, compared_models
 from clipkit.plots.curves import curves
 from clipkit.plots.distributions import class_distribution, length_histograms, picture_sizes
 from clipkit.plots.pictures import class_bars, retrieval_grid, similarity_heatmap
@@ -8,11 +9,13 @@ from clipkit.plots.shots import ShotLine, accuracy_by_shots
 from clipkit.plots.trade_off import trade_off
 
 __all__ = [
+    "ComparedMeasure",
     "ConfusedPair",
     "ShotLine",
     "accuracy_by_shots",
     "class_bars",
     "class_distribution",
+    "compared_models",
     "confused_pairs_grid",
     "confusion_matrix",
     "curves",

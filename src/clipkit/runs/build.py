@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from clipkit.data.index import indexed
 from clipkit.data.records import Records
 from clipkit.errors import UserError
+from clipkit.runs.choices import groups, read_option
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -33,6 +34,7 @@ __all__ = [
     "build_trainer",
     "resolve_stages",
     "settle_retention_data",
+    "settle_templates",
     "training_captions",
 ]
 
@@ -239,6 +241,29 @@ def settle_retention_data(config: DictConfig) -> None:
         own = _as_data(config)
         with open_dict(config):
             config.retention_data = OmegaConf.to_container(own.data, resolve=True)
+
+
+def settle_templates(config: DictConfig) -> None:
+    """Put `templates` in the place of the data's own: a list, or the name of a data set whose YAML has some.
+
+    Raises:
+        UserError: there is no such data set, or it has no templates.
+    """
+    if config.templates is None:
+        return
+    chosen = config.templates
+    if isinstance(chosen, str):
+        known = {name: read_option("data", name).get("templates") for name in groups()["data"]}
+        known = {name: templates for name, templates in known.items() if templates}
+        if chosen not in known:
+            raise UserError(
+                f"templates={chosen}: a list of sentences with {{}}, or those of {', '.join(sorted(known))}"
+            )
+        chosen = known[chosen]
+    if not len(chosen) or not all("{}" in str(text) or "{label}" in str(text) for text in chosen):
+        raise UserError("templates: sentences with {} or {label} in the place of the class name are expected")
+    with open_dict(config):
+        config.data.templates = list(chosen)
 
 
 def build_retention_data(config: DictConfig, encoder: "DualEncoder") -> "PairData":

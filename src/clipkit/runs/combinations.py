@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from clipkit.runs.choices import NAMES_ELSEWHERE, groups, named_backbones, read_option
 from clipkit.runs.compose import is_missing, missing_keys
@@ -50,12 +50,13 @@ def check_combination(config: DictConfig) -> list[str]:
             problems.append(f"{key}={value}: no such file or folder")
     for key in MODELS:
         value = None if is_missing(config, key) else OmegaConf.select(config, key)
-        named = value is None or str(value).startswith(NAMES_ELSEWHERE) or value in named_backbones()
-        if not named and not Path(str(value)).exists():
-            problems.append(
-                f"{key}={value}: neither a model folder nor hf:NAME, open_clip:ARCH/TAG or a backbone "
-                f"({', '.join(named_backbones())})"
-            )
+        for model in value if isinstance(value, ListConfig) else [] if value is None else [value]:
+            named = str(model).startswith(NAMES_ELSEWHERE) or model in named_backbones()
+            if not named and not Path(str(model)).exists():
+                problems.append(
+                    f"{key}={model}: neither a model folder nor hf:NAME, open_clip:ARCH/TAG or a backbone "
+                    f"({', '.join(named_backbones())})"
+                )
     problems += _between_two_models(config)
     if OmegaConf.select(config, "save.towers") == "pretrained":
         problems += _towers_that_must_be_saved(config)

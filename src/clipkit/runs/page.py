@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
 from clipkit.plots.png import png
 
-__all__ = ["cards", "figure_image", "how_made", "listing", "section", "table", "write_page"]
+__all__ = ["cards", "figure_image", "how_made", "link", "listing", "section", "table", "write_page"]
 
 CSS = """
 :root{--ink:#1f2a35;--soft:#5b6672;--line:#e4e8ec;--accent:#2463a8}
@@ -75,6 +76,11 @@ def section(title: str, body: str) -> str:
 def listing(texts: Sequence[str]) -> str:
     """A list of texts."""
     return "<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in texts) + "</ul>"
+
+
+def link(target: str, text: str) -> str:
+    """A link to a file beside the page."""
+    return f'<a href="{html.escape(quote(target))}">{html.escape(text)}</a>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int = 1) -> str:

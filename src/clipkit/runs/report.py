@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from clipkit.evaluation import EVALUATORS
 from clipkit.runs.page import cards, figure_image, how_made, listing, section, table, write_page
 
-__all__ = ["metrics_table", "write_report"]
+__all__ = ["ENDS", "metrics_table", "readable", "write_report"]
 
 TITLES = {
     "similarity": "Pictures and captions",
@@ -85,7 +85,7 @@ def metrics_table(metrics: Mapping[str, float]) -> tuple[list[str], list[list[st
     order = sorted(rows, key=lambda row: (own_first.index(row[0]), _rank(row[1])))
     body = [
         [
-            " ".join(filter(None, (asked.replace("_", "-"), _readable(measure)))),
+            " ".join(filter(None, (asked.replace("_", "-"), readable(measure)))),
             *(rows[asked, measure].get(c, "–") for c in columns),
         ]
         for asked, measure in order
@@ -100,7 +100,8 @@ def _rank(measure: str) -> tuple[int, str]:
     return place, f"{float(tail):09.3f}" if tail.replace(".", "", 1).isdigit() else measure
 
 
-def _readable(measure: str) -> str:
+def readable(measure: str) -> str:
+    """A measure's name in words."""
     way, _, what = measure.partition("_")
     if way in WAYS:
         return f"{WAYS[way]}  {what.replace('_', ' ')}"

@@ -1,0 +1,106 @@
+"""One evaluation, or one for each of several models with a comparison of them all.
+
+Run: python -m clipkit.evaluate model=outputs/train/mine data=emoji
+     python -m clipkit.evaluate model=[outputs/train/mine,emoji_clip] data=emoji
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, ListConfig, open_dict
+
+from clipkit.data.decoding import refuse_if_broken
+from clipkit.data.streaming_datamodule import StreamData
+from clipkit.errors import UserError
+from clipkit.evaluation import Result
+from clipkit.features import FeatureStore
+from clipkit.features.frozen import FrozenFeatures
+from clipkit.runs import build, machine, results
+from clipkit.runs.comparison import compare
+from clipkit.runs.endings import Failed
+from clipkit.runs.load import load
+from clipkit.runs.progress import ProgressReporter, console, say
+from clipkit.runs.record import Run
+from clipkit.runs.wise_ft import make_wise_ft
+
+__all__ = ["evaluate_models"]
+
+
+def evaluate_models(config: DictConfig) -> None:
+    """Evaluate `config.model`; a list is compared, each model in a folder of its own below the run's.
+
+    Raises:
+        UserError: a wrong name; what is wrong with model or data.
+        Failed: some of several models could not be evaluated; the others are.
+    """
+    names = results.choose_evaluators(config.evaluators)
+    build.settle_retention_data(config)
+    build.settle_templates(config)
+    overrides = list(HydraConfig.get().overrides.task)
+    if not isinstance(config.model, ListConfig):
+        _evaluate(config, names, overrides)
+        return
+    models = [str(model) for model in config.model]
+    if len(models) < 2:
+        raise UserError("model=[…] compares several models: give two or more, or one without brackets")
+    run = Run(config, overrides)
+    with run.recording():
+        found: dict[str, Result] = {}
+        failed: dict[str, str] = {}
+        for label, model in zip(_labels(models), models, strict=True):
+            console.print(f"\n[bold]{label}[/bold]", soft_wrap=True)
+            own = config.copy()
+            with open_dict(own):
+                own.model, own.run_dir = model, f"{config.run_dir}/{label}"
+            try:
+                found[label] = _evaluate(own, names, [text for text in overrides if not text.startswith("model=")])
+            except UserError as error:
+                failed[label] = str(error)
+                console.print(f"error: {error}", markup=False, soft_wrap=True)
+        if not found:
+            raise UserError("none of the models could be evaluated")
+        compare(run, config, found, failed)
+        run.finish()
+    if failed:
+        raise Failed(f"{len(failed)} of {len(models)} models could not be evaluated: {', '.join(failed)}", 2)
+
+
+def _evaluate(config: DictConfig, names: Sequence[str], overrides: Sequence[str]) -> Result:
+    """One model: its numbers, files and report in `config.run_dir`."""
+    machine.prepare_machine(None)
+    device = machine.choose_device(config.device)
+    run = Run(config, overrides)
+    with run.recording():
+        machine.set_seed(config.seed)
+        model = load(config.model).to(device)
+        data = build.build_data(config, model.encoder)
+        with ProgressReporter().showing() as progress:
+            broken, total = data.find_broken(on_progress=progress)
+        refuse_if_broken(broken, total, data.max_broken, run.write_broken(broken))
+        split = results.choose_split(data, config.split)
+        notes = [*data.records.notes, f"evaluated on: {split} ({len(data.split(split)) or total:,} pictures)"]
+        made = {}
+        if "wise_ft" in names:
+            made["wise_ft"], said = make_wise_ft(config, model, run)
+            notes += said
+        say(notes)
+        features = FrozenFeatures(model.encoder, data, FeatureStore(f"{config.cache_dir}/features"))
+        stored = None if isinstance(data, StreamData) else features
+        result = results.evaluate_model(model, data, names, split, made=made, stored=stored)
+        run.note_cost()
+        title = f"{config.model} on {data.records.name}"
+        results.write_everything(run, config, result, title=title, notes=notes)
+        run.finish()
+        results.closing_table(title, result.metrics, results.places(run))
+    return result
+
+
+def _labels(models: Sequence[str]) -> list[str]:
+    """A short name for each model, fit for a folder: the end of its name, longer where two would be equal."""
+    parts = [[part for part in Path(model).parts if part not in ("model", "/")] for model in models]
+    for length in range(1, 1 + max(map(len, parts))):
+        labels = ["_".join(part[-length:]).replace(":", "-") for part in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [f"{number}_{label}" for number, label in enumerate(labels)]
