@@ -34,7 +34,7 @@ test-slow: install  ## the long tests
 	@$(BIN)/python -m pytest -m "slow and not gpu" --slow $(ARGS)
 
 test-gpu: install  ## the tests that need a CUDA device
-	@$(BIN)/python -m pytest -m gpu --slow $(ARGS)
+	@$(BIN)/python -m pytest -m gpu --slow -n 0 $(ARGS)
 
 lint: install  ## ruff and mypy
 	@$(BIN)/ruff check --no-cache .

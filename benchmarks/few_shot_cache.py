@@ -133,14 +133,16 @@ def speed(options: argparse.Namespace, folder: Path) -> str:
         for case in CASES if turn % 2 == 0 else CASES[::-1]:
             found[case].append(run(case, folder / f"{turn} {case}", *given))
     lines = [
-        "| trained groups | pictures | stage, s (processor s) | times as fast as fresh (turns) | wanted |",
-        "|---|---|---|---|---|",
+        "| trained groups | pictures | stage, s (processor s) | times as fast (turns) | in processor s | wanted |",
+        "|---|---|---|---|---|---|",
     ]
     for (groups, views), runs in found.items():
         wall, processor = (statistics.median(run[key] for run in runs) for key in ("wall_s", "cpu_s"))
-        quotients = [a["wall_s"] / b["wall_s"] for a, b in zip(found[groups, "fresh"], runs, strict=True)]
-        shown = f"{statistics.median(quotients):.1f} ({min(quotients):.1f} … {max(quotients):.1f})"
-        last = " | " if views == "fresh" else f"{shown} | ≥ {WANTED[groups, views]:g}"
+        shown = []
+        for clock in ("wall_s", "cpu_s"):
+            quotients = [a[clock] / b[clock] for a, b in zip(found[groups, "fresh"], runs, strict=True)]
+            shown.append(f"{statistics.median(quotients):.1f} ({min(quotients):.1f} … {max(quotients):.1f})")
+        last = " | | " if views == "fresh" else f"{shown[0]} | {shown[1]} | ≥ {WANTED[groups, views]:g}"
         lines.append(f"| {groups} | {_views(views)} | {wall:.1f} ({processor:.1f}) | {last} |")
     said = (
         f"`{options.tower}` at {options.image_size} pixels (12 blocks, random weights), {pictures} training pictures "

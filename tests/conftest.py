@@ -19,7 +19,7 @@ import torch
 
 from warm_processes import WarmProcesses
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 WARM = WarmProcesses()
 ROOT = Path(__file__).parents[1]
 TINY = ("backbone=tiny", "data=synthetic", "data.num_images=160", "trainer=cpu", "trainer.threads=1")

@@ -182,7 +182,7 @@ def test_workers_do_not_copy_the_table(folder: Path) -> None:
 
     own_memory(2_000)  # what the first worker of a process adds, such as code that is loaded on first use
     small, large = own_memory(2_000), own_memory(400_000)
-    assert large - small < 15, (small, large)
+    assert large - small < 35, (small, large)  # half of the table, well above what libraries keep for themselves
 
 
 def test_pixels_come_in_the_order_that_is_asked_for(folder: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_training_step_leaves_everything_frozen_as_it_was_to_the_bit(trained: 
         (Trained(text_groups=1, projections=False), {"text group 1", "logit_scale"}),
         (Trained(text_groups=2, projections=False, logit_scale=False), {"text group 0", "text group 1"}),
     ],
-    ids=str,
+    ids=["heads", "nothing", "one image group", "one text group", "two text groups"],
 )
 def test_the_last_groups_are_counted_from_the_end(trained: Trained, expected: set[str]) -> None:
     encoder = tiny_encoder()

@@ -99,8 +99,10 @@ def _evaluate(config: DictConfig, names: Sequence[str], overrides: Sequence[str]
 def _labels(models: Sequence[str]) -> list[str]:
     """A short name for each model, fit for a folder: the end of its name, longer where two would be equal."""
     parts = [[part for part in Path(model).parts if part not in ("model", "/")] for model in models]
-    for length in range(1, 1 + max(map(len, parts))):
-        labels = ["_".join(part[-length:]).replace(":", "-") for part in parts]
+    used = [1] * len(models)
+    for _ in range(max(map(len, parts))):
+        labels = ["_".join(part[-length:]).replace(":", "-") for part, length in zip(parts, used, strict=True)]
         if len(set(labels)) == len(labels):
             return labels
+        used = [length + (labels.count(label) > 1) for length, label in zip(used, labels, strict=True)]
     return [f"{number}_{label}" for number, label in enumerate(labels)]
