@@ -38,14 +38,14 @@ def compare(run: Run, config: DictConfig, found: Mapping[str, Result], failed: M
     figures = {"comparison": compared_models(measures)} if measures else {}
     metrics = {f"{label}/{name}": value for label, result in found.items() for name, value in result.metrics.items()}
     run.write_results(Result(metrics, {"comparison": wide}, figures))
-    header, rows = _grid(found)
-    _show(header, rows)
+    grids = _grids(found)
+    _show(list(found), grids)
     run.note_cost()
     if not config.report:
         return
     links = "".join(f"<li>{link(f'{label}/report.html', label)}</li>" for label in found)
-    parts = [section("Side by side", table(header, rows))]
-    parts += [section("With 95 % intervals", figure_image(figure, name)) for name, figure in figures.items()]
+    parts = [section("Side by side, with 95 % intervals", figure_image(made, name)) for name, made in figures.items()]
+    parts += [section(place, table(["", *found], rows)) for place, rows in grids.items()]
     parts.append(section("Each model's own report", f"<ul>{links}</ul>"))
     if failed:
         parts.append(section("Not evaluated", listing([f"{label}: {why}" for label, why in failed.items()])))
@@ -57,20 +57,19 @@ def compare(run: Run, config: DictConfig, found: Mapping[str, Result], failed: M
     console.print(f"\n  report      {as_typed(run.folder) / 'report.html'}", soft_wrap=True)
 
 
-def _grid(found: Mapping[str, Result]) -> tuple[list[str], list[list[str]]]:
-    """One row a measure and place, one column a model."""
-    cells: dict[tuple[str, str], dict[str, str]] = {}
+def _grids(found: Mapping[str, Result]) -> dict[str, list[list[str]]]:
+    """By split and subset: one row a measure, one column a model."""
+    cells: dict[str, dict[str, dict[str, str]]] = {}  # place, measure, model
     for label, result in found.items():
-        columns, body = metrics_table(result.metrics)
-        for place, column in enumerate(columns[1:], 1):
+        (_, *places), body = metrics_table(result.metrics)
+        for column, place in enumerate(places, 1):
             for line in body:
-                if line[place] != "–":
-                    cells.setdefault((column, line[0]), {})[label] = line[place]
-    places = list(dict.fromkeys(place for place, _ in cells))
-    order = sorted(cells, key=lambda key: places.index(key[0]))  # places together, measures in the table's order
-    return ["", *found], [
-        [f"{place}  {what}", *(cells[place, what].get(m, "–") for m in found)] for place, what in order
-    ]
+                if line[column] != "–":
+                    cells.setdefault(place, {}).setdefault(line[0], {})[label] = line[column]
+    return {
+        place: [[measure, *(of.get(label, "–") for label in found)] for measure, of in rows.items()]
+        for place, rows in cells.items()
+    }
 
 
 def _measure(name: str, found: Mapping[str, Result]) -> ComparedMeasure:
@@ -81,11 +80,13 @@ def _measure(name: str, found: Mapping[str, Result]) -> ComparedMeasure:
     return ComparedMeasure(f"{readable(measure)}\n{place}", list(have), values, ends)  # type: ignore[arg-type]
 
 
-def _show(header: list[str], rows: list[list[str]]) -> None:
+def _show(models: list[str], grids: Mapping[str, list[list[str]]]) -> None:
     shown = Table(title="Models compared", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for index, name in enumerate(header):
+    for index, name in enumerate(["", *models]):
         shown.add_column(name, justify="right" if index else "left")
-    for row in rows:
-        shown.add_row(*row)
+    for place, rows in grids.items():
+        shown.add_row(f"[bold]{place}[/bold]")
+        for row in rows:
+            shown.add_row(*row)
     console.print()
     console.print(shown)
