@@ -27,6 +27,11 @@ def small_model(folder: Path, *, classifier: bool = False, aligned: bool = True,
         image = TimmImageTower("vit_base_patch16_clip_224", image_size=32, model_args=args)
         text = CausalTextTower(width=32, layers=1, heads=2, mlp=64, tokenizer=str(tokenizer))
         encoder = DualEncoder(image, text, projection=partial(LinearProjection, embed_dim=16), aligned=aligned)
+        with torch.no_grad():  # so that pictures differ: a fresh tower gives nearly the same for all
+            encoder.image.model.patch_embed.proj.weight.mul_(50)
+            for block in encoder.image.model.blocks:
+                block.attn.qkv.weight.mul_(20)
+                block.attn.proj.weight.mul_(20)
         prototypes = torch.nn.functional.normalize(torch.randn(3, 16), dim=1)
     own = ZeroShotClassifier(prototypes, class_names=CLASSES, logit_scale=torch.tensor(5.0)) if classifier else None
     return Model(encoder, own, ("a picture of {}", "{} in the snow"))
@@ -38,7 +43,7 @@ def draw_pictures(folder: Path, count: int = 12, *, first: int = 0) -> list[Path
     for number in range(first, first + count):
         file = folder / ("one" if number % 2 else "two, and more") / f"{number:03}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(number).integers(0, 256, (4, 5, 3), np.uint8)
+        pixels = np.random.default_rng(number).integers(0, 256, (2, 1, 3), np.uint8)
         Image.fromarray(pixels).resize((50, 40), Image.Resampling.NEAREST).save(file)
         drawn.append(file)
     return sorted(drawn)

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from clipkit.runs.asking import check_question
 from clipkit.runs.choices import NAMES_ELSEWHERE, groups, named_backbones, read_option
 from clipkit.runs.compose import is_missing, missing_keys
 
 __all__ = ["check_combination"]
 
 PATHS = (
-    "data.root", "data.file", "data.manifest", "backbone.path", "images",
+    "data.root", "data.file", "data.manifest", "backbone.path",
     "retention_data.root", "retention_data.file", "retention_data.manifest",
 )  # fmt: skip
 SHARDS = ("data.val_root", "data.test_root", "retention_data.val_root", "retention_data.test_root")
@@ -56,6 +57,7 @@ def check_combination(config: DictConfig) -> list[str]:
                 f"{key}={value}: neither a model folder nor hf:NAME, open_clip:ARCH/TAG or a backbone "
                 f"({', '.join(named_backbones())})"
             )
+    problems += check_question(config)
     problems += _between_two_models(config)
     if OmegaConf.select(config, "save.towers") == "pretrained":
         problems += _towers_that_must_be_saved(config)
