@@ -148,7 +148,8 @@ def test_a_folder_of_broken_pictures_is_an_error_that_lists_them(place: Place) -
     (place.folder / "bad/b.png").write_bytes((place.folder / place.pictures[0]).read_bytes())
     mended = place.predict("model=plain", "images=bad", "labels=a,b", "name=bad", "report=false")
     assert mended.returncode == 0, mended.stderr  # what came to nothing has not taken the name
-    refused(place.predict("model=plain", "images=bad", "labels=a,b", "name=bad"), "overwrite=true")
+    again = place.predict("model=plain", "images=bad", "labels=a,b", "name=bad")
+    refused(again, "holds a run (finished): replace it with overwrite=true")
 
 
 def test_a_model_that_cannot_answer_says_what_to_do(place: Place) -> None:

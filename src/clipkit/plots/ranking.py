@@ -13,6 +13,7 @@ __all__ = ["ranked_pictures"]
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 COLUMNS = 5
+BACKGROUND = (243, 245, 247)
 
 
 def ranked_pictures(
@@ -25,7 +26,7 @@ def ranked_pictures(
         results: Q rows of pictures, best first; None where one cannot be shown.
         captions: what stands below each.
     """
-    heights = [0.45 + 1.9 * -(-max(1, len(row)) // COLUMNS) for row in results]
+    heights = [0.4 + 2.0 * -(-max(1, len(row)) // COLUMNS) for row in results]
     with style(), fonts_for([*queries, *(text for row in captions for text in row)]):
         figure = Figure(figsize=(1.7 * COLUMNS, sum(heights)), layout="constrained")
         blocks: Any = figure.subfigures(len(queries), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -34,17 +35,29 @@ def ranked_pictures(
             title.set_parse_math(False)  # a $ is a $
             axes = block.subplots(-(-max(1, len(pictures)) // COLUMNS), COLUMNS, squeeze=False).flat
             for place, ax in enumerate(axes):
-                ax.set_axis_off()
                 if place >= len(pictures):
+                    ax.set_axis_off()
                     continue
-                picture = pictures[place]
-                if picture is not None:
-                    ax.imshow(picture)
-                else:
+                ax.imshow(_square(pictures[place]))
+                ax.set_xticks([])
+                ax.set_yticks([])
+                ax.grid(False)
+                ax.spines[:].set_visible(False)
+                if pictures[place] is None:
                     ax.text(
                         0.5, 0.5, "cannot be read", ha="center", va="center", transform=ax.transAxes, color="#5b6470"
                     )
-                ax.set_title(
-                    below[place], loc="center", fontsize=7.5, weight="normal", y=-0.02, va="top", parse_math=False
-                )
+                ax.set_xlabel(below[place], fontsize=7.5, parse_math=False)
     return figure
+
+
+def _square(picture: Picture | None) -> Picture:
+    """A picture in the middle of a light square, so that rows have one height; the square alone without one."""
+    if picture is None:
+        return np.full((8, 8, 3), BACKGROUND, np.uint8)
+    height, width = picture.shape[:2]
+    side = max(height, width)
+    square = np.full((side, side, 3), BACKGROUND, np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = picture
+    return square

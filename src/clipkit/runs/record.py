@@ -70,9 +70,10 @@ class Run:
         stillborn = before is not None and before.get("status") == "failed" and not _has_results(self.folder)
         if before is not None and "overrides" in before and not stillborn:
             if not resume and not config.overwrite:
+                go_on = f"continue it with resume={self.folder}, " if "resume" in config else ""
                 raise UserError(
-                    f"{self.folder} already holds a run ({before.get('status')}): continue it with "
-                    f"resume={self.folder}, replace it with overwrite=true, or choose another name"
+                    f"{self.folder} already holds a run ({before.get('status')}): {go_on}replace it with "
+                    "overwrite=true, or choose another name"
                 )
             if resume:
                 _same_configuration(self.folder, plain)
