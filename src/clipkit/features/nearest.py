@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clipkit.errors import UserError
 from clipkit.features.gallery_index import Embedded
 
-__all__ = ["BACKENDS", "Hit", "nearest"]
+__all__ = ["BACKENDS", "Hit", "check_backend", "nearest"]
 
 BACKENDS = ("exact", "faiss")
 DECIMALS = 5
@@ -53,6 +53,12 @@ def nearest(
     return [_settle(pictures, query, found, count) for query, found in zip(queries, rows, strict=True)]
 
 
+def check_backend(backend: str) -> None:
+    """`UserError` if a backend is not installed: to be said before the long work."""
+    if backend == "faiss":
+        _faiss()
+
+
 def _by_product(pictures: Embedded, queries: Array, count: int) -> Iterator[NDArray[np.int64]]:
     """For each query the rows that may be among its `count` best."""
     for start in range(0, len(queries), AT_ONCE):
@@ -67,9 +73,9 @@ def _by_faiss(pictures: Embedded, queries: Array, count: int) -> Iterator[NDArra
     index = faiss.IndexFlatIP(queries.shape[1])
     for block in pictures.blocks:
         index.add(np.ascontiguousarray(block))
-    for query in queries:
-        best, _ = index.search(query[None], count)
-        _, _, rows = index.range_search(query[None], float(best[0, -1]) - MARGIN)
+    best, _ = index.search(queries, count)
+    for query, scores in zip(queries, best, strict=True):
+        _, _, rows = index.range_search(query[None], float(scores[-1]) - MARGIN)
         yield np.sort(rows.astype(np.int64))
 
 

@@ -13,7 +13,7 @@ from clipkit.data.decoding import Broken, available_cores
 from clipkit.data.gallery import Gallery
 from clipkit.errors import UserError
 from clipkit.features.gallery_index import GalleryIndex
-from clipkit.features.nearest import Hit, nearest
+from clipkit.features.nearest import Hit, check_backend, nearest
 from clipkit.models.model import Model
 from clipkit.runs.asking import as_list
 from clipkit.runs.csv_file import csv_file
@@ -74,8 +74,9 @@ def search(
     Raises:
         UserError: a query that the model cannot answer, no picture that can be read, an index that cannot be written.
     """
+    check_backend(config.backend)
     queries = queries_of(config)
-    wanted = _embed(model, queries)  # first: what is wrong with a query is known before the long work
+    wanted = _embed(model, queries)  # what is wrong with a query is known before the long work
     index = GalleryIndex(
         f"{config.cache_dir}/galleries" if config.index is None else config.index,
         model.encoder,
