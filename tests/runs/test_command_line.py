@@ -3,8 +3,10 @@
 import time
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from clipkit.errors import UserError
+from clipkit.runs.command_line import literal
 from clipkit.runs.validate import check_command_line
 from conftest import Command
 
@@ -134,3 +136,25 @@ def test_free_text_is_taken_literally(clipkit: Command) -> None:
     assert done.returncode == 2
     assert "no such, model: really {x}" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("query=one dog, asleep: yes {x} $5", "one dog, asleep: yes {x} $5"),
+        ("query=[a dog,a cat]", ["a dog", "a cat"]),
+        ("labels=a cat, a dog", ["a cat", "a dog"]),
+        ("labels=[a cat,'a dog, asleep']", ["a cat", "a dog, asleep"]),
+        ("templates={}", "{}"),
+        ("templates=a photo of a {}, outside", "a photo of a {}, outside"),
+        ('templates=["{}","a {label}"]', ["{}", "a {label}"]),
+        ("images=my, pictures/*.png", "my, pictures/*.png"),
+        ("images=[a b.png,c.jpg]", ["a b.png", "c.jpg"]),
+        ("query_image=it's.png", "it's.png"),
+        ("index=a=b", "a=b"),
+    ],
+)
+def test_what_people_ask_is_taken_as_it_is_typed(typed: str, value: str | list[str]) -> None:
+    parsed = OverridesParser.create().parse_override(literal(typed)).value()
+    texts = [getattr(part, "text", part) for part in (parsed if isinstance(parsed, list) else [parsed])]
+    assert texts == (value if isinstance(value, list) else [value])

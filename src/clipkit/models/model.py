@@ -89,17 +89,29 @@ class Model:
             labels: class names for a zero-shot answer; None asks the model's own classifier.
             templates: sentences with `{}` or `{label}`; default: the model's own.
         """
-        if labels is None:
-            if self.classifier is None:
-                raise UserError("this model has no classifier of its own: give labels=[...]")
-            classifier, eats = self.classifier, str(self.classifier.eats)
-        else:
-            classifier, eats = self.zero_shot(labels, templates=templates), "embeds"
-        logits = []
-        for pixels in self._pixel_batches(images, 64):
-            features = self.encoder.image_features(pixels)
-            logits.append(classifier(self.encoder.project_image(features) if eats == "embeds" else features))
-        return torch.cat(logits).softmax(1)
+        classifier = self.choose_classifier(labels, templates=templates)
+        return torch.cat([self.probabilities(pixels, classifier) for pixels in self._pixel_batches(images, 64)])
+
+    @torch.inference_mode()
+    def probabilities(self, pixels: Tensor, classifier: nn.Module) -> Tensor:
+        """[B, 3, S, S], uint8 or float 0–1, on the model's device -> [B, C]: what a classifier says of them."""
+        features = self.encoder.image_features(pixels)
+        logits: Tensor = classifier(self.encoder.project_image(features) if classifier.eats == "embeds" else features)
+        return logits.softmax(1)
+
+    def choose_classifier(
+        self, labels: Sequence[str] | None = None, *, templates: Sequence[str] | None = None
+    ) -> nn.Module:
+        """A zero-shot classifier of these labels; without labels the model's own.
+
+        Raises:
+            UserError: there are no labels, and the model has no classifier of its own.
+        """
+        if labels is not None:
+            return self.zero_shot(labels, templates=templates)
+        if self.classifier is None:
+            raise UserError("this model has no classifier of its own: give labels=[...]")
+        return self.classifier
 
     def zero_shot(self, labels: Sequence[str], *, templates: Sequence[str] | None = None) -> ZeroShotClassifier:
         """A classifier whose prototypes are the embeddings of the class names in sentences."""

@@ -5,6 +5,7 @@ from clipkit.plots.comparison import ComparedMeasure, compared_models
 from clipkit.plots.curves import curves
 from clipkit.plots.distributions import class_distribution, length_histograms, picture_sizes
 from clipkit.plots.pictures import class_bars, retrieval_grid, similarity_heatmap
+from clipkit.plots.ranking import ranked_pictures
 from clipkit.plots.shots import ShotLine, accuracy_by_shots
 from clipkit.plots.trade_off import trade_off
 
@@ -21,6 +22,7 @@ __all__ = [
     "curves",
     "length_histograms",
     "picture_sizes",
+    "ranked_pictures",
     "reliability_diagram",
     "retrieval_grid",
     "similarity_heatmap",

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from clipkit.runs.asking import check_question
 from clipkit.runs.choices import NAMES_ELSEWHERE, groups, named_backbones, read_option
 from clipkit.runs.compose import is_missing, missing_keys
 
 __all__ = ["check_combination"]
 
 PATHS = (
-    "data.root", "data.file", "data.manifest", "backbone.path", "images",
+    "data.root", "data.file", "data.manifest", "backbone.path",
     "retention_data.root", "retention_data.file", "retention_data.manifest",
 )  # fmt: skip
 SHARDS = ("data.val_root", "data.test_root", "retention_data.val_root", "retention_data.test_root")
@@ -50,13 +51,18 @@ def check_combination(config: DictConfig) -> list[str]:
             problems.append(f"{key}={value}: no such file or folder")
     for key in MODELS:
         value = None if is_missing(config, key) else OmegaConf.select(config, key)
-        for model in value if isinstance(value, ListConfig) else [] if value is None else [value]:
+        several = isinstance(value, ListConfig)
+        if several and (key != "model" or "evaluators" not in config):
+            problems.append(f"{key}: one model is expected, not a list")
+            continue
+        for model in value if several else [] if value is None else [value]:
             named = str(model).startswith(NAMES_ELSEWHERE) or model in named_backbones()
             if not named and not Path(str(model)).exists():
                 problems.append(
                     f"{key}={model}: neither a model folder nor hf:NAME, open_clip:ARCH/TAG or a backbone "
                     f"({', '.join(named_backbones())})"
                 )
+    problems += check_question(config)
     problems += _between_two_models(config)
     if OmegaConf.select(config, "save.towers") == "pretrained":
         problems += _towers_that_must_be_saved(config)

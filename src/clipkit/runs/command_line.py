@@ -9,12 +9,14 @@ from clipkit.errors import UserError
 __all__ = ["literal", "prepare", "quoted", "split_flags", "unquoted"]
 
 LITERAL = (
-    "labels", "query", "images", "model", "resume", "base", "root", "data.root", "data.val_root", "data.test_root",
-    "data.file", "data.manifest", "backbone.path", "backbone.name", "backbone.text.tokenizer", "name", "output",
+    "labels", "templates", "query", "query_image", "images", "index", "model", "resume", "base", "root",
+    "data.root", "data.val_root", "data.test_root", "data.file", "data.manifest", "backbone.path", "backbone.name",
+    "backbone.text.tokenizer", "name", "output",
     "retention_data.root", "retention_data.val_root", "retention_data.test_root", "retention_data.file",
     "retention_data.manifest",
 )  # fmt: skip
 LISTS = ("labels",)
+BRACES = ("templates",)  # may begin with "{}"
 TAKE_A_VALUE = (
     "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
 )  # fmt: skip
@@ -94,7 +96,8 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def literal(argument: str) -> str:
     """`key=value` with the value quoted if the key takes free text; `labels` is split at commas."""
     key, equals, value = argument.partition("=")
-    if not equals or key.lstrip("+") not in LITERAL or value in ("", "null") or value[0] in "[{'\"":
+    grammar = "['\"" if key in BRACES else "[{'\""  # how a value begins that is Hydra's to read
+    if not equals or key.lstrip("+") not in LITERAL or value in ("", "null") or value[0] in grammar:
         return argument
     if key in LISTS:
         return f"{key}=[{','.join(quoted(part.strip()) for part in value.split(','))}]"

@@ -1,8 +1,6 @@
 """What `describe` leaves in its folder: `describe.html`, `summary.json`, tables and plots."""
 
-import base64
 import html
-import io
 
 import numpy as np
 import pandas as pd
@@ -13,7 +11,7 @@ from clipkit.data.summary import caption_lengths, class_counts
 from clipkit.errors import UserError
 from clipkit.plots import class_distribution, length_histograms, picture_sizes
 from clipkit.runs.describe import Description, Sample, length_rows, numbers, split_rows, to_know
-from clipkit.runs.page import cards, figure_image, how_made, listing, section, table, write_page
+from clipkit.runs.page import cards, embedded_picture, figure_image, how_made, listing, section, table, write_page
 from clipkit.runs.record import Run, write_json
 
 __all__ = ["write_description"]
@@ -28,7 +26,6 @@ table + .facts{margin:18px 0 0}
 .samples{display:grid;grid-template-columns:repeat(auto-fill,minmax(185px,1fr));gap:14px}
 .sample{border:1px solid var(--line);border-radius:8px;overflow:hidden;font-size:13px}
 .sample img{width:100%;height:150px;object-fit:contain;background:#f3f5f7}
-.sample img.small{image-rendering:pixelated}
 .sample div{padding:10px 12px}.sample b,.sample p{max-height:9em;overflow:auto}.sample b{display:block}
 .sample p{margin:0 0 6px}
 .sample .soft{color:var(--soft);font-size:12px}
@@ -130,10 +127,6 @@ def _headline(description: Description) -> dict[str, str]:
 
 
 def _sample(sample: Sample) -> str:
-    small = max(sample.picture.size) <= 128
-    buffer = io.BytesIO()
-    sample.picture.save(buffer, "PNG" if small else "JPEG", quality=85)
-    source = f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
     captions = [f"<p dir=auto>{html.escape(text)}</p>" for text in sample.captions[:CAPTIONS_SHOWN]]
     if len(sample.captions) > CAPTIONS_SHOWN:
         captions.append(f"<p class=soft>… and {len(sample.captions) - CAPTIONS_SHOWN} more</p>")
@@ -141,7 +134,7 @@ def _sample(sample: Sample) -> str:
         captions.append("<p class=soft>(made by data.templates)</p>")
     about = " · ".join([sample.part, f"{sample.size[0]:,} × {sample.size[1]:,}"])
     return (
-        f'<div class=sample><img class="{"small" if small else ""}" alt="{html.escape(sample.name)}" src="{source}">'
+        f"<div class=sample>{embedded_picture(sample.picture, sample.name)}"
         f"<div><b dir=auto>{html.escape(sample.class_name)}</b>{''.join(captions)}"
         f"<span class=soft>{html.escape(about)}<br>{html.escape(sample.name)}</span></div></div>"
     )

@@ -34,6 +34,16 @@ EXAMPLES = {
         "python -m clipkit.fetch data=flickr8k data.root=/path/to/flickr8k",
         "python -m clipkit.fetch data=coco data.root=/path/to/coco mirror=http://my.mirror",
     ),
+    "predict": (
+        'python -m clipkit.predict model=emoji_clip images=pictures labels="a cat,a dog"',
+        "python -m clipkit.predict model=outputs/train/my_run images=pictures",
+        "python -m clipkit.predict model=emoji_clip images='pictures/*.png' labels=labels.txt 'templates=[\"{}\"]'",
+    ),
+    "search": (
+        'python -m clipkit.search model=emoji_clip images=pictures query="one dog sitting on the grass"',
+        "python -m clipkit.search model=emoji_clip images=pictures query='[a cat,a red car]' top=50",
+        "python -m clipkit.search model=emoji_clip images=pictures query_image=like_this.jpg",
+    ),
     "export": (
         "python -m clipkit.export model=outputs/train/my_run format=transformers",
         "python -m clipkit.export model=open_clip:ViT-B-32/laion2b_s34b_b79k output=my_clip",
@@ -52,10 +62,8 @@ def help_text(command: str) -> str:
     width = max(len(group) for group in groups())
     lines = [f"python -m clipkit.{command} key=value …", "", "Examples:"]
     lines += [f"  {example}" for example in EXAMPLES.get(command, ())]
-    lines += ["", "Groups (group=option):"]
-    for group, options in groups().items():
-        if group.split("/")[0] in used:
-            lines.append(f"  {group:<{width}}  {', '.join(options)}")
+    shown = [f"  {group:<{width}}  {', '.join(o)}" for group, o in groups().items() if group.split("/")[0] in used]
+    lines += ["", "Groups (group=option):", *shown] if shown else []
     keys = [key for key in [*config, *shared] if key not in ("defaults", "hydra", "run_dir")]
     lines += ["", f"Keys: {', '.join(keys)}", "", "Every key with its value:  --cfg job"]
     lines += ["Hydra's own options:       --hydra-help"]

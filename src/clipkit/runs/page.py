@@ -2,6 +2,7 @@
 
 import base64
 import html
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,21 @@ from typing import Any
 from urllib.parse import quote
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 from clipkit.plots.png import png
 
-__all__ = ["cards", "figure_image", "how_made", "link", "listing", "section", "table", "write_page"]
+__all__ = [
+    "cards",
+    "embedded_picture",
+    "figure_image",
+    "how_made",
+    "link",
+    "listing",
+    "section",
+    "table",
+    "write_page",
+]
 
 CSS = """
 :root{--ink:#1f2a35;--soft:#5b6672;--line:#e4e8ec;--accent:#2463a8}
@@ -29,7 +41,7 @@ table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{text-align:left;padding:6px 10px;border-bottom:1px solid var(--line)}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;overflow-wrap:normal}
 .facts td:first-child{white-space:nowrap;color:var(--soft)}
-figure{margin:0 0 8px}img{max-width:100%;height:auto;display:block}
+figure{margin:0 0 8px}img{max-width:100%;height:auto;display:block}img.small{image-rendering:pixelated}
 pre{background:#f3f5f7;border-radius:6px;padding:12px;overflow:auto;font-size:12.5px;margin:0 0 12px}
 details{margin:8px 0 0}details summary{cursor:pointer;color:var(--accent)}
 """
@@ -97,6 +109,15 @@ def figure_image(figure: Figure, alt: str) -> str:
     """A figure, embedded as PNG."""
     data = base64.b64encode(png(figure)).decode()
     return f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></figure>'
+
+
+def embedded_picture(picture: Image.Image, alt: str) -> str:
+    """A small RGB picture, inside the page itself; one of few pixels keeps them sharp."""
+    small = max(picture.size) <= 128
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG" if small else "JPEG", quality=85)
+    source = f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f'<img class="{"small" if small else ""}" alt="{html.escape(alt)}" src="{source}">'
 
 
 def how_made(about: Mapping[str, Any], config: str) -> str:

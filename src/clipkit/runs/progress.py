@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
-__all__ = ["LINE_EVERY_S", "ProgressReporter", "as_typed", "bar", "console", "say"]
+__all__ = ["LINE_EVERY_S", "ProgressReporter", "as_text", "as_typed", "bar", "console", "say"]
 
 console = Console(highlight=False)
 LINE_EVERY_S = 15.0
@@ -17,6 +18,11 @@ LINE_EVERY_S = 15.0
 def as_typed(folder: Path) -> Path:
     """The folder as a person would type it: relative where it lies below the current one."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def as_text(text: str, style: str = "") -> Text:
+    """A text as it is: names and captions hold brackets, line breaks and codes that a terminal would obey."""
+    return Text("".join(letter if letter.isprintable() else " " for letter in text), style=style)
 
 
 def say(notes: Sequence[str]) -> None:

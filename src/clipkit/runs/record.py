@@ -70,9 +70,10 @@ class Run:
         stillborn = before is not None and before.get("status") == "failed" and not _has_results(self.folder)
         if before is not None and "overrides" in before and not stillborn:
             if not resume and not config.overwrite:
+                go_on = f"continue it with resume={self.folder}, " if "resume" in config else ""
                 raise UserError(
-                    f"{self.folder} already holds a run ({before.get('status')}): continue it with "
-                    f"resume={self.folder}, replace it with overwrite=true, or choose another name"
+                    f"{self.folder} already holds a run ({before.get('status')}): {go_on}replace it with "
+                    "overwrite=true, or choose another name"
                 )
             if resume:
                 _same_configuration(self.folder, plain)
@@ -288,6 +289,7 @@ def _has_results(folder: Path) -> bool:
     """Whether a run got as far as a checkpoint or a result; a mistake on the command line does not take its name."""
     made = (
         "checkpoints", "model", "metrics.json", "metrics.csv", "tokenizer.json", "model.safetensors", "summary.json",
+        "predictions.csv", "results.csv",
     )  # fmt: skip
     return any((folder / name).exists() for name in made)
 
@@ -299,6 +301,6 @@ def _remove_results(folder: Path, *, keep: str | None = None) -> None:
     for name in ("checkpoints", "model", "plots", "tables"):
         shutil.rmtree(folder / name, ignore_errors=True)
     files = ("metrics.json", "metrics.csv", "report.html", "broken_images.csv", "summary.json", "describe.html")
-    for name in (*files, "manifest.json", "bad_batch.json"):
+    for name in (*files, "manifest.json", "bad_batch.json", "predictions.csv", "results.csv", "results.png"):
         if keep is None or (folder / name).resolve() != Path(keep).expanduser().resolve():
             (folder / name).unlink(missing_ok=True)
