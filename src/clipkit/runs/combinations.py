@@ -51,11 +51,10 @@ def check_combination(config: DictConfig) -> list[str]:
             problems.append(f"{key}={value}: no such file or folder")
     for key in MODELS:
         value = None if is_missing(config, key) else OmegaConf.select(config, key)
-        several = isinstance(value, ListConfig)
-        if several and (key != "model" or "evaluators" not in config):
+        if isinstance(value, ListConfig) and (key != "model" or "evaluators" not in config):
             problems.append(f"{key}: one model is expected, not a list")
             continue
-        for model in value if several else [] if value is None else [value]:
+        for model in value if isinstance(value, ListConfig) else [] if value is None else [value]:
             named = str(model).startswith(NAMES_ELSEWHERE) or model in named_backbones()
             if not named and not Path(str(model)).exists():
                 problems.append(
