@@ -9,12 +9,13 @@ from clipkit.errors import UserError
 __all__ = ["literal", "prepare", "quoted", "split_flags", "unquoted"]
 
 LITERAL = (
-    "labels", "query", "images", "model", "resume", "base", "root", "data.root", "data.val_root", "data.test_root",
+    "labels", "association.labels", "association.file",
+    "query", "images", "model", "resume", "base", "root", "data.root", "data.val_root", "data.test_root",
     "data.file", "data.manifest", "backbone.path", "backbone.name", "backbone.text.tokenizer", "name", "output",
     "retention_data.root", "retention_data.val_root", "retention_data.test_root", "retention_data.file",
     "retention_data.manifest",
 )  # fmt: skip
-LISTS = ("labels",)
+LISTS = ("labels", "association.labels")
 TAKE_A_VALUE = (
     "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",
 )  # fmt: skip
