@@ -4,6 +4,7 @@ Run: python -m clipkit.evaluate model=outputs/train/my_run data=emoji
      python -m clipkit.evaluate model=emoji_clip data=folder data.root=/path/to/pictures
      python -m clipkit.evaluate model=[outputs/train/my_run,emoji_clip] data=emoji
      python -m clipkit.evaluate model=outputs/train/my_run evaluators=[wise_ft] retention_data=synthetic
+     python -m clipkit.evaluate model=outputs/train/my_run evaluators=[robustness]
 """
 
 from omegaconf import DictConfig

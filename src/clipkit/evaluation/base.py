@@ -185,12 +185,19 @@ class Evaluator(ABC):
     """One question; `name` is empty for the model's own answer, else it stands in the metric's name.
 
     Where none is asked for by name, `evaluate` asks those that are `by_default`, and the end of a training those of
-    them that are also `after_training`. The others need more than a model and data.
+    them that are also `after_training`. The others need more than a model and data. One with `own_pictures` brings
+    them along: it is asked once, whatever the split, and its names begin with its own.
     """
 
     name = ""
     by_default = True
     after_training = False
+    own_pictures = False
+
+    @classmethod
+    def check_installed(cls) -> None:
+        """Nothing, or a `UserError` that says what to install."""
+        return None
 
     @abstractmethod
     def fits(self, records: Records) -> bool:
@@ -213,7 +220,8 @@ def evaluate(
     """Ask every evaluator that fits about every subset of a split; `stored`: see `Part`.
 
     Returns:
-        Metrics named `<split>[/<subset>][/<evaluator>]/<what>`, all finite; tables and figures named alike, with `-`.
+        Metrics named `<split>[/<subset>][/<evaluator>]/<what>`, all finite; of an evaluator with its own pictures
+        `<evaluator>/<what>`. Tables and figures are named alike, with `-`.
     """
     total = Result()
     records = data.records if split == "all" else data.split(split)
@@ -222,24 +230,26 @@ def evaluate(
         chosen = records.select(split, subset) if split != "all" else records
         part = Part(model, data, chosen, whole.on_progress, stored=stored).beside(whole)
         for evaluator in evaluators:
-            if not evaluator.fits(chosen):
-                continue
-            result = evaluator.run(part)
-            names = [name for name in (split, subset, evaluator.name) if name]
-            for source, target, glue in (
-                (result.metrics, total.metrics, "/"),
-                (result.tables, total.tables, "-"),
-                (result.figures, total.figures, "-"),
-            ):
-                _merge(source, target, names, glue)
+            if not evaluator.own_pictures and evaluator.fits(chosen):
+                _merge(evaluator.run(part), total, [name for name in (split, subset, evaluator.name) if name])
         if split == "all":
             break
+    for evaluator in evaluators:
+        if evaluator.own_pictures:
+            _merge(evaluator.run(whole), total, [evaluator.name])
     bad = [name for name, value in total.metrics.items() if not np.isfinite(value)]
     if bad:
         raise FloatingPointError(f"these metrics are not finite: {', '.join(bad)}")
     return total
 
 
-def _merge(source: dict[str, Any], target: dict[str, Any], names: list[str], glue: str) -> None:
+def _merge(result: Result, total: Result, names: list[str]) -> None:
+    """Add a result to the total, its names with these before them."""
+    _add(result.metrics, total.metrics, names, "/")
+    _add(result.tables, total.tables, names, "-")
+    _add(result.figures, total.figures, names, "-")
+
+
+def _add(source: dict[str, Any], target: dict[str, Any], names: list[str], glue: str) -> None:
     for name, value in source.items():
         target[glue.join([*names, name])] = value

@@ -10,6 +10,7 @@ from clipkit.metrics.classification import (
     reliability,
 )
 from clipkit.metrics.intervals import bootstrap_interval
+from clipkit.metrics.proportions import holm, independence, wilson_interval
 from clipkit.metrics.retrieval import rank_metrics, retrieval_metrics, retrieval_ranks
 
 __all__ = [
@@ -19,9 +20,12 @@ __all__ = [
     "classification_intervals",
     "classification_metrics",
     "confusion_counts",
+    "holm",
+    "independence",
     "predictions",
     "rank_metrics",
     "reliability",
     "retrieval_metrics",
     "retrieval_ranks",
+    "wilson_interval",
 ]

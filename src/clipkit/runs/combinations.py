@@ -12,7 +12,7 @@ __all__ = ["check_combination"]
 
 PATHS = (
     "data.root", "data.file", "data.manifest", "backbone.path",
-    "retention_data.root", "retention_data.file", "retention_data.manifest",
+    "retention_data.root", "retention_data.file", "retention_data.manifest", "association.file",
 )  # fmt: skip
 SHARDS = ("data.val_root", "data.test_root", "retention_data.val_root", "retention_data.test_root")
 MODELS = ("model", "base")
@@ -63,6 +63,7 @@ def check_combination(config: DictConfig) -> list[str]:
                 )
     problems += check_question(config)
     problems += _between_two_models(config)
+    problems += _association(config)
     if OmegaConf.select(config, "save.towers") == "pretrained":
         problems += _towers_that_must_be_saved(config)
     needs = list(OmegaConf.select(config, "approach.needs") or [])
@@ -101,6 +102,27 @@ def _between_two_models(config: DictConfig) -> list[str]:
     if retention is not None and "labels" not in retention.provides and retention.get("label_column") is None:
         ways = ways_out("labels").replace("data=", "retention_data=").replace("data.", "retention_data.")
         problems.append(f"this retention_data has no labels to tell classes by: {ways}")
+    return problems
+
+
+def _association(config: DictConfig) -> list[str]:
+    """What the evaluator association lacks, and its keys where it is not asked."""
+    evaluators = OmegaConf.select(config, "evaluators") or []
+    asked, family = "association" in evaluators, "robustness" in evaluators
+    file, labels = (OmegaConf.select(config, f"association.{key}") for key in ("file", "labels"))
+    if OmegaConf.select(config, "approach") is not None:
+        hint = "clipkit.evaluate model=RUN evaluators=[association]"
+        return [f"evaluators: association is about pictures of its own: {hint}"] if asked else []
+    if not asked and not family:
+        keys = [key for key, value in (("file", file), ("labels", labels)) if value is not None]
+        return [f"association.{key} is for evaluators=[association], which is not asked here" for key in keys]
+    problems = []
+    if file is None and (asked or labels is not None):
+        problems.append("association.file is needed: association.file=LIST.csv, with the columns image,group")
+    if labels is None and (asked or file is not None):
+        problems.append('association.labels is needed: association.labels="a doctor, a nurse"')
+    elif labels is not None and (isinstance(labels, str) or len(labels) < 2):
+        problems.append(f'association.labels={labels}: two or more are needed: association.labels="a doctor, a nurse"')
     return problems
 
 

@@ -10,12 +10,13 @@ __all__ = ["literal", "prepare", "quoted", "split_flags", "unquoted"]
 
 LITERAL = (
     "labels", "templates", "query", "query_image", "images", "index", "model", "resume", "base", "root",
+    "association.labels", "association.file",
     "data.root", "data.val_root", "data.test_root", "data.file", "data.manifest", "backbone.path", "backbone.name",
     "backbone.text.tokenizer", "name", "output",
     "retention_data.root", "retention_data.val_root", "retention_data.test_root", "retention_data.file",
     "retention_data.manifest",
 )  # fmt: skip
-LISTS = ("labels",)
+LISTS = ("labels", "association.labels")
 BRACES = ("templates",)  # may begin with "{}"
 TAKE_A_VALUE = (
     "--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--package", "-p", "--cfg", "-c",

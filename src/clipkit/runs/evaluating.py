@@ -4,7 +4,7 @@ Run: python -m clipkit.evaluate model=outputs/train/mine data=emoji
      python -m clipkit.evaluate model=[outputs/train/mine,emoji_clip] data=emoji
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -13,16 +13,16 @@ from omegaconf import DictConfig, ListConfig, open_dict
 from clipkit.data.decoding import refuse_if_broken
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
-from clipkit.evaluation import Result
+from clipkit.evaluation import Evaluator, Result
 from clipkit.features import FeatureStore
 from clipkit.features.frozen import FrozenFeatures
 from clipkit.runs import build, machine, results
 from clipkit.runs.comparison import compare
 from clipkit.runs.endings import Failed
+from clipkit.runs.evaluators import evaluators_of, evaluators_with_model
 from clipkit.runs.load import load
 from clipkit.runs.progress import ProgressReporter, console, say
 from clipkit.runs.record import Run
-from clipkit.runs.wise_ft import make_wise_ft
 
 __all__ = ["evaluate_models"]
 
@@ -34,12 +34,15 @@ def evaluate_models(config: DictConfig) -> None:
         UserError: a wrong name; what is wrong with model or data.
         Failed: some of several models could not be evaluated; the others are.
     """
-    names = results.choose_evaluators(config.evaluators)
+    configured = [] if config.association.file is None else ["association"]
+    names, said = results.choose_evaluators(config.evaluators, configured=configured)
+    made = evaluators_of(config, names)
+    say(said)
     build.settle_retention_data(config)
     build.settle_templates(config)
     overrides = list(HydraConfig.get().overrides.task)
     if not isinstance(config.model, ListConfig):
-        _evaluate(config, names, overrides)
+        _evaluate(config, names, overrides, made=made, said=said)
         return
     models = [str(model) for model in config.model]
     if len(models) < 2:
@@ -54,7 +57,8 @@ def evaluate_models(config: DictConfig) -> None:
             with open_dict(own):
                 own.model, own.run_dir = model, f"{config.run_dir}/{label}"
             try:
-                found[label] = _evaluate(own, names, [text for text in overrides if not text.startswith("model=")])
+                others = [text for text in overrides if not text.startswith("model=")]
+                found[label] = _evaluate(own, names, others, made=made, said=said)
             except UserError as error:
                 failed[label] = str(error)
                 console.print(f"error: {error}", markup=False, soft_wrap=True)
@@ -66,7 +70,14 @@ def evaluate_models(config: DictConfig) -> None:
         raise Failed(f"{len(failed)} of {len(models)} models could not be evaluated: {', '.join(failed)}", 2)
 
 
-def _evaluate(config: DictConfig, names: Sequence[str], overrides: Sequence[str]) -> Result:
+def _evaluate(
+    config: DictConfig,
+    names: Sequence[str],
+    overrides: Sequence[str],
+    *,
+    made: Mapping[str, Evaluator],
+    said: Sequence[str],
+) -> Result:
     """One model: its numbers, files and report in `config.run_dir`."""
     machine.prepare_machine(None)
     device = machine.choose_device(config.device)
@@ -80,17 +91,15 @@ def _evaluate(config: DictConfig, names: Sequence[str], overrides: Sequence[str]
         refuse_if_broken(broken, total, data.max_broken, run.write_broken(broken))
         split = results.choose_split(data, config.split)
         notes = [*data.records.notes, f"evaluated on: {split} ({len(data.split(split)) or total:,} pictures)"]
-        made = {}
-        if "wise_ft" in names:
-            made["wise_ft"], said = make_wise_ft(config, model, run)
-            notes += said
+        more, about = evaluators_with_model(config, names, model, run)
+        notes += about
         say(notes)
         features = FrozenFeatures(model.encoder, data, FeatureStore(f"{config.cache_dir}/features"))
         stored = None if isinstance(data, StreamData) else features
-        result = results.evaluate_model(model, data, names, split, made=made, stored=stored)
+        result = results.evaluate_model(model, data, names, split, made={**made, **more}, stored=stored)
         run.note_cost()
         title = f"{config.model} on {data.records.name}"
-        results.write_everything(run, config, result, title=title, notes=notes)
+        results.write_everything(run, config, result, title=title, notes=[*said, *notes])
         run.finish()
         results.closing_table(title, result.metrics, results.places(run))
     return result

@@ -22,6 +22,11 @@ TITLES = {
     "confusion": "What is taken for what",
     "calibration": "How sure, how right",
     "confused": "Most confused pairs",
+    "similarity-classes": "Pictures and class names",
+    "typographic-pictures": "With another class's name written on them",
+    "corruptions-top1": "Accuracy on corrupted pictures",
+    "corruptions-pictures": "What the corruptions look like",
+    "association-rates": "Which labels the groups get",
     "wise_ft-curve": "Between the start and the run (WiSE-FT)",
     "training": "Training",
 }
@@ -76,7 +81,7 @@ def metrics_table(metrics: Mapping[str, float]) -> tuple[list[str], list[list[st
         if measure.endswith(ENDS) and name.rpartition("_")[0] in metrics:
             continue
         column, _, asked = place.rpartition("/")
-        column, asked = (column, asked) if asked in EVALUATORS else (place, "")
+        column, asked = (column or "own pictures", asked) if asked in EVALUATORS else (place, "")
         if column not in columns:
             columns.append(column)
         ends = [metrics.get(f"{name}{end}") for end in ENDS]
@@ -109,6 +114,8 @@ def readable(measure: str) -> str:
 
 
 def _number(measure: str, value: float, ends: Sequence[float | None]) -> str:
+    if measure == "pictures":
+        return f"{value:,.0f}"
     if "rank" in measure:
         return f"{value:.1f}".removesuffix(".0")
     low, high = ends
@@ -116,7 +123,8 @@ def _number(measure: str, value: float, ends: Sequence[float | None]) -> str:
 
 
 def _headline(metrics: Mapping[str, float]) -> dict[str, float]:
-    wanted = ("i2t_recall@1", "t2i_recall@1", "top1", "top1@0", "top1@0.5", "top1@1")
+    wanted = ("i2t_recall@1", "t2i_recall@1", "top1", "top1@0", "top1@0.5", "top1@1", "follows_word", "top1_corrupted",
+              "largest_difference")  # fmt: skip
     return {name: value for name, value in metrics.items() if name.rpartition("/")[2] in wanted}
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from clipkit.data.datamodule import PairData
 from clipkit.data.streaming_datamodule import StreamData
 from clipkit.errors import UserError
-from clipkit.evaluation import EVALUATORS, Evaluator, Result, evaluate
+from clipkit.evaluation import EVALUATORS, FAMILIES, Evaluator, Result, evaluate
 from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.model import Model
 from clipkit.plots import curves
@@ -44,17 +44,45 @@ __all__ = [
 NO_TEST_DATA = "no test data: a stream is evaluated on the shards of data.test_root, else of data.val_root"
 
 
-def choose_evaluators(names: Sequence[str] | None, *, after_training: bool = False) -> list[str]:
-    """The names of evaluators, checked; None means those that are asked by default (`Evaluator`)."""
+def choose_evaluators(
+    names: Sequence[str] | None, *, after_training: bool = False, configured: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """The evaluators to ask, and what is to be said of the choice.
+
+    Args:
+        names: of evaluators and families; None means those that are asked by default (`Evaluator`).
+        after_training: the default at the end of a training.
+        configured: evaluators with pictures of their own that have been given them.
+
+    Raises:
+        UserError: no such name, or an evaluator asked by name needs a library that is not there. Of a family those that
+            cannot be asked are left out.
+    """
     if names is None:
         kinds = EVALUATORS.items()
-        return [name for name, kind in kinds if kind.by_default and (kind.after_training or not after_training)]
+        return [name for name, kind in kinds if kind.by_default and (kind.after_training or not after_training)], []
+    chosen: list[str] = []
+    notes: list[str] = []
     for name in names:
-        if name not in EVALUATORS:
-            near = get_close_matches(name, EVALUATORS, n=1)
+        if name not in EVALUATORS and name not in FAMILIES:
+            near = get_close_matches(name, (*EVALUATORS, *FAMILIES), n=1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise UserError(f"evaluators: no {name}; {hint}choose from {', '.join(EVALUATORS)}")
-    return list(names)
+            raise UserError(f"evaluators: no {name}; {hint}choose from {', '.join((*EVALUATORS, *FAMILIES))}")
+        if name in EVALUATORS:
+            EVALUATORS[name].check_installed()
+            chosen.append(name)
+            continue
+        for member in FAMILIES[name]:
+            if EVALUATORS[member].own_pictures and member not in configured:
+                notes.append(f"{name} without {member}: clipkit.evaluate asks it where {member}.file is given")
+                continue
+            try:
+                EVALUATORS[member].check_installed()
+            except UserError as error:
+                notes.append(f"{name} without {error}")
+            else:
+                chosen.append(member)
+    return list(dict.fromkeys(chosen)), notes
 
 
 def choose_split(data: PairData, asked: str = "auto") -> str:
@@ -86,8 +114,8 @@ def evaluate_training(
         console.print(f"  note: {NO_TEST_DATA}", soft_wrap=True, markup=False)
         return Result(), [NO_TEST_DATA]
     split = choose_split(data)
-    chosen = choose_evaluators(names, after_training=True)
-    return evaluate_model(model, data, chosen, split, stored=None if isinstance(data, StreamData) else features), []
+    chosen, notes = choose_evaluators(names, after_training=True)
+    return evaluate_model(model, data, chosen, split, stored=None if isinstance(data, StreamData) else features), notes
 
 
 def evaluate_model(

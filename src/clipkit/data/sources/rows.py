@@ -37,8 +37,12 @@ class Rows(Protocol):
         """The cells of these columns, row by row."""
 
 
-def open_rows(file: Path) -> Rows:
+def open_rows(file: Path, *, key: str = "data.file") -> Rows:
     """The rows of a file, by its ending.
+
+    Args:
+        file: what to read.
+        key: of the configuration, which names the file.
 
     Raises:
         UserError: it is missing, of another kind, damaged, or holds nothing. Damage further down, such as text that is
@@ -46,9 +50,9 @@ def open_rows(file: Path) -> Rows:
     """
     kind = KINDS.get(file.suffix.lower())
     if kind is None:
-        raise UserError(f"data.file={file}: unknown kind {file.suffix!r}; known: {', '.join(KINDS)}")
+        raise UserError(f"{key}={file}: unknown kind {file.suffix!r}; known: {', '.join(KINDS)}")
     if not file.exists():
-        raise UserError(f"data.file={file}: no such file")
+        raise UserError(f"{key}={file}: no such file")
     return kind(file)
 
 
@@ -61,7 +65,7 @@ class Delimited:
         self.file, self.separator = file, separator
         _, self.columns = next(self._rows(), (0, []))
         if not self.columns:
-            raise UserError(f"data.file={file} cannot be read as {_kind(file)}: it is empty")
+            raise UserError(f"{file} cannot be read as {_kind(file)}: it is empty")
 
     def read(self, columns: Sequence[str]) -> Iterator[Row]:
         where = [self.columns.index(column) for column in columns]
@@ -103,7 +107,7 @@ class JsonLines:
         self.file = file
         _, first = next(self._objects(), (0, {}))
         if not first:
-            raise UserError(f"data.file={file} cannot be read as JSONL: it holds no object")
+            raise UserError(f"{file} cannot be read as JSONL: it holds no object")
         self.columns = list(first)
 
     def read(self, columns: Sequence[str]) -> Iterator[Row]:
@@ -153,7 +157,7 @@ class ParquetRows:
             raise self._damaged(error, f" from row {number}") from error
 
     def _damaged(self, error: Exception, where: str = "") -> UserError:
-        return UserError(f"data.file={self.file} cannot be read as Parquet{where}: {error}")
+        return UserError(f"{self.file} cannot be read as Parquet{where}: {error}")
 
 
 KINDS: dict[str, Callable[[Path], Rows]] = {
@@ -178,7 +182,7 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
                         "save the file as UTF-8"
                     ) from error
     except OSError as error:
-        raise UserError(f"data.file={file} cannot be read as {_kind(file)}: {error.strerror or error}") from error
+        raise UserError(f"{file} cannot be read as {_kind(file)}: {error.strerror or error}") from error
 
 
 def _kind(file: Path) -> str:
