@@ -18,6 +18,7 @@ TITLES = {
     "confusion": "What is taken for what",
     "calibration": "How sure, how right",
     "confused": "Most confused pairs",
+    "linear_probe-c_path": "Linear probe: the choice of C",
     "wise_ft-curve": "Between the start and the run (WiSE-FT)",
     "training": "Training",
 }
