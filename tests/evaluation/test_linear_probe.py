@@ -144,6 +144,18 @@ def test_a_class_that_is_never_shown_is_never_the_answer() -> None:
     assert LinearProbe().run(part).metrics["top1"] > 1 / 3
 
 
+def test_validation_pictures_of_a_class_that_training_lacks_do_not_choose_but_teach() -> None:
+    table, labels = place(COUNT)
+    given = [None if label == 5 and split == "train" else int(label)
+             for label, split in zip(labels, quarters(COUNT), strict=True)]  # fmt: skip
+    part = part_of(data_of(given, quarters(COUNT)), table)
+    result = LinearProbe().run(part)
+    assert result.tables["c_path"]["loss"].max() < 100
+    with torch.inference_mode():
+        answers = LinearProbe().fitted(part).head(part.image_features).argmax(1)
+    assert (answers == 5).any()
+
+
 @pytest.mark.parametrize("count", [12, 18])
 def test_a_few_pictures_do(count: int) -> None:
     """A class has one picture to learn from, or two; nobody chooses C where there are fewer than five groups."""

@@ -71,8 +71,9 @@ class LinearProbe(Evaluator):
         if fitted.trials:
             table = pd.DataFrame([astuple(trial) for trial in fitted.trials], columns=["C", "accuracy", "loss"])
             exponents = np.log10(table["C"]).tolist()
-            panels = {name.title(): {name: (exponents, table[name].tolist())} for name in ("accuracy", "loss")}
-            chosen = {f"chosen: {fitted.C:.3g}": float(np.log10(fitted.C))}
+            titles = {"accuracy": "Accuracy", "loss": "Loss, in nats"}
+            panels = {title: {name: (exponents, table[name].tolist())} for name, title in titles.items()}
+            chosen = {f"C = {fitted.C:.3g} was chosen": float(np.log10(fitted.C))}
             result.tables["c_path"] = table
             result.figures["c_path"] = curves(panels, xlabel="log₁₀ C, on the pictures that chose", boundaries=chosen)
         return result
@@ -93,10 +94,11 @@ class LinearProbe(Evaluator):
         else:
             out = _every_fifth_group(train.records)[rows]
             first, choosers, last = (x[~out], y[~out]), (x[out], y[out]), (x, y)
+        known = torch.isin(choosers[1], first[1])  # no C gets a picture right whose class it was not shown
         strength, trials, done = 1.0, list[Trial](), 0
-        if len(choosers[1]):
+        if known.any():
             heads = self._heads(part, *first)
-            seen = choosers[0].to(part.model.device)
+            seen = choosers[0][known].to(part.model.device)
 
             def answers(C: float) -> Tensor:
                 nonlocal done
@@ -106,7 +108,7 @@ class LinearProbe(Evaluator):
                 part.on_progress("linear probe", done, FITS)
                 return found
 
-            strength, trials = search_C(answers, choosers[1])
+            strength, trials = search_C(answers, choosers[1][known])
         head = self._heads(part, *last).fit(strength)
         part.on_progress("linear probe", FITS, FITS)
         return Fitted(head, strength, trials)

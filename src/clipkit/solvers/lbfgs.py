@@ -14,6 +14,7 @@ DECREASE = 1e-4  # of what the slope promises a step must keep this share …
 ROUNDING = 1e-6  # … up to this share of the value itself: sums of float32 products are no more exact
 FLATTER = 0.5  # a step may end on a rise that is at most this steep, compared with the descent at its beginning
 SHORTENINGS = 20  # of one step
+PATIENCE = 20  # steps that together must gain more than the tolerance
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def minimise(
 
     It ends where ½ gᵀHg, for the gradient g, is at most `tolerance`, with both guesses H at the inverse Hessian: the
     one given and the one learned on the way. That is what a Newton step would gain, in the units of the value, and does
-    not change when variables are scaled. Where both guesses are too low in a direction it ends early: ask for more than
+    not change when variables are scaled. It also ends where 20 steps have gained no more than that, which rounding of
+    the gradient can cause. Where both guesses are too low in a direction it ends early: ask for more than
     is needed. Steps are shortened to where the slope along them should vanish, because slopes are known more exactly
     than differences of the value.
 
@@ -60,7 +62,7 @@ def minimise(
     point = start
     value, gradient = objective(point)
     moves: list[tuple[Tensor, Tensor, float]] = []  # of the last steps: move, change of the gradient, 1 / their product
-    scale = 1.0
+    scale, least, since = 1.0, value, 0
     for taken in range(max_iter):
         step = -_curved(gradient, moves, lambda vector: scale * precondition(vector))  # noqa: B023  # called at once
         slope = _dot(step, gradient)
@@ -70,6 +72,9 @@ def minimise(
         if found is None:  # the slope is below what rounding leaves of it
             return Minimum(point, value, taken, converged=True)
         there, value, ahead = found
+        least, since = (value, 0) if value < least - tolerance else (least, since + 1)
+        if since == PATIENCE:
+            return Minimum(there, value, taken + 1, converged=True)
         move, change = there - point, ahead - gradient
         product = _dot(move, change)
         if product > 0:

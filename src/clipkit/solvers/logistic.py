@@ -15,7 +15,8 @@ from clipkit.solvers.strength import choose_C
 __all__ = ["LogisticPath", "choose_C", "fit_logistic"]
 
 NEVER = -1e4  # the bias of a class that training never shows: what the objective drives it towards, kept finite
-TOLERANCE = 1e-11  # what another Newton step would take off the mean loss, in nats, at the end
+# what another Newton step would take off the mean loss, in nats, at the end; float32 shows no more
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-10}
 SMALL = 2**24  # multiplications of a matrix product up to which float64 costs nothing that matters
 AT_ONCE = 2**18  # logits in memory: they stay in the processor's cache
 
@@ -147,7 +148,7 @@ class LogisticPath:
                 lambda free: self._loss(free, strength),
                 start,
                 precondition=precondition,
-                tolerance=TOLERANCE,
+                tolerance=TOLERANCE[self.dtype],
                 max_iter=self.max_iter,
             )
             if not end.converged:
