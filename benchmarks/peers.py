@@ -28,7 +28,11 @@ __all__ += ["write_section"]
 
 GOAL = 1.3
 CORES = len(os.sched_getaffinity(0))
-HEADINGS = {"TRAINING.md": "# Training, beside other trainers", "FEW_SHOT.md": "# Few-shot training, measured"}
+HEADINGS = {
+    "TRAINING.md": "# Training, beside other trainers",
+    "FEW_SHOT.md": "# Few-shot training, measured",
+    "EVALUATION.md": "# Evaluation, measured",
+}
 ROOT = Path(__file__).parents[1]
 DISTINCT = 128  # pictures; further ones are links to these
 WORDS = (  # noqa: SIM905  # easier to read

@@ -108,7 +108,8 @@ def test_a_split_in_subsets_is_fitted_once_and_each_is_answered(monkeypatch: pyt
         whole
     )
     assert found["test/seen/linear_probe/C"] == found["test/unseen/linear_probe/C"]
-    assert "test-seen-linear_probe-c_path" in result.tables
+    assert {"test-seen-linear_probe-c_path", "test-unseen-linear_probe-c_path"} <= result.tables.keys()
+    assert list(result.figures) == ["test-seen-linear_probe-c_path"]
     told = [step for step in steps if step[0] == "linear probe"]
     assert [step[1] for step in told] == sorted(step[1] for step in told)
     assert told[-1][1] == told[-1][2]

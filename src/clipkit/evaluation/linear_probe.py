@@ -44,7 +44,8 @@ class LinearProbe(Evaluator):
     pictures chooses C, and the classifier is fitted to all training pictures. No picture that is asked about chooses or
     teaches anything; a part with training pictures is not asked.
 
-    The table and figure `c_path` have accuracy and loss of each C that was tried, on the pictures that chose.
+    The table `c_path` has accuracy and loss of each C that was tried, on the pictures that chose. Its figure comes with
+    the first subset alone.
 
     Args:
         eats: "features" of the image tower, before the projection, or "embeds" after it.
@@ -64,7 +65,7 @@ class LinearProbe(Evaluator):
         return can_teach(part)
 
     def run(self, part: Part) -> Result:
-        fitted = self.fitted(part)
+        before, fitted = self._last, self.fitted(part)
         rows, labels = labelled(part)
         metrics = classification_metrics(class_logits(part, fitted.head)[rows], labels)
         result = Result({**metrics, "C": fitted.C})
@@ -73,9 +74,11 @@ class LinearProbe(Evaluator):
             exponents = np.log10(table["C"]).tolist()
             titles = {"accuracy": "Accuracy", "loss": "Loss, in nats"}
             panels = {title: {name: (exponents, table[name].tolist())} for name, title in titles.items()}
-            chosen = {f"C = {fitted.C:.3g} was chosen": float(np.log10(fitted.C))}
             result.tables["c_path"] = table
-            result.figures["c_path"] = curves(panels, xlabel="log₁₀ C, on the pictures that chose", boundaries=chosen)
+            if self._last is not before:  # for all subsets alike: once will do
+                xlabel = f"log₁₀ C, on the pictures that chose C = {fitted.C:.3g}"
+                chosen = {"": float(np.log10(fitted.C))}
+                result.figures["c_path"] = curves(panels, xlabel=xlabel, boundaries=chosen)
         return result
 
     def fitted(self, part: Part) -> Fitted:
