@@ -1,6 +1,6 @@
 """Twelve strengths of a linear probe on 10,000 × 512 features of 100 classes: clipkit's path beside scikit-learn.
 
-Run: python -m benchmarks.linear_probe        (20 minutes on two cores; writes a section of benchmarks/EVALUATION.md)
+Run: python -m benchmarks.linear_probe        (30 minutes on two cores; writes a section of benchmarks/EVALUATION.md)
 
 scikit-learn fits each C cold with its default tolerance and max_iter=1000, to features that are float64 already; ours
 takes them as float32, and its preparation counts. The two take turns. Features are drawn: vectors of unit length whose
@@ -109,7 +109,7 @@ def compare(title: str, options: argparse.Namespace, *, standardize: bool) -> li
         for a, b, C in zip(turns[0][OURS].fits, turns[0][PEER].fits, strengths, strict=True)
     )
     chosen = hits[OURS].index(best[OURS])
-    patient = LogisticRegression(C=strengths[chosen], tol=1e-6, max_iter=10_000).fit(x.double().numpy(), y.numpy())
+    patient = LogisticRegression(C=strengths[chosen], tol=1e-9, max_iter=100_000).fit(x.double().numpy(), y.numpy())
     minimum = torch.from_numpy(patient.predict(x_val.double().numpy()))
     same = percent(minimum, answers[OURS][chosen])
     rows = []
@@ -121,7 +121,7 @@ def compare(title: str, options: argparse.Namespace, *, standardize: bool) -> li
         clock, busy = (statistics.median(getattr(t[name], what) for t in turns) for what in ("clock", "busy"))
         rows.append(f"| {title}, {name} | {clock:.1f} | {shown[0]} | {busy:.1f} | {shown[1]} | {best[name]:.2f} % |")
     rows.append(
-        f"| {title}, scikit-learn with tol=1e-6 at clipkit's best C, {strengths[chosen]:.3g} | | | | | "
+        f"| {title}, scikit-learn with tol=1e-9 at clipkit's best C, {strengths[chosen]:.3g} | | | | | "
         f"{percent(minimum, y_val):.2f} % ({same:.2f} % of answers as clipkit's) |"
     )
     rows.append(f"| {title}, scikit-learn's objective above clipkit's: up to {above:.1g} nats | | | | | |")
