@@ -6,7 +6,6 @@ Run: python -m clipkit.train approach=linear_probe data=emoji data.shots=16
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from clipkit.approaches.base import Approach, Stage
@@ -15,8 +14,9 @@ from clipkit.errors import UserError
 from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.linear import LinearHead
+from clipkit.models.heads.logistic import LinearHeads
 from clipkit.models.model import Model
-from clipkit.solvers.logistic import choose_C, fit_logistic
+from clipkit.solvers.strength import choose_C
 
 __all__ = ["LinearProbe", "fit_probe"]
 
@@ -96,33 +96,20 @@ def fit_probe(
 ) -> tuple[LinearHead, float]:
     """A linear classifier of the labelled training pictures, and the C that it was fitted with; see `LinearProbe`."""
     train, val = stored(features, "train"), stored(features, "val")
-    names = features.data.records.class_names
-    x: Tensor = getattr(train, eats)[0]  # [N, F], the pictures as they are
-    x_val: Tensor = getattr(val, eats)[0]
-    mean, std = torch.zeros_like(x[0]), torch.ones_like(x[0])
-    if standardize:
-        std, mean = torch.std_mean(x, dim=0, correction=0)
-        std = torch.where(std > 1e-6, std, 1.0)
     zero_shot: Tensor | None = None  # [C, D]
     if init == "text":
         text = text_start(features.encoder, features.data)
         zero_shot = text.logit_scale * text.embeds
-
-    def head(strength: float) -> LinearHead:
-        weights, bias = fit_logistic(
-            (x - mean) / std,
-            train.labels,
-            num_classes=len(names),
-            C=strength,
-            balanced=balanced,
-            max_iter=max_iter,
-            offset=None if zero_shot is None else x @ zero_shot.T,
-        )
-        made = LinearHead(names, in_features=x.shape[1], eats=eats).to(x.device)
-        made.fill(weights, bias, mean=mean, std=std)
-        if zero_shot is not None:
-            made.weight.data += zero_shot
-        return made
-
-    strength = choose_C(lambda C: head(C)(x_val).detach(), val.labels) if C == "auto" else float(C)
-    return head(strength), strength
+    x_val: Tensor = getattr(val, eats)[0]  # [M, F], the pictures as they are
+    heads = LinearHeads(
+        getattr(train, eats)[0],
+        train.labels,
+        class_names=features.data.records.class_names,
+        eats=eats,
+        standardize=standardize,
+        balanced=balanced,
+        max_iter=max_iter,
+        zero_shot=zero_shot,
+    )
+    strength = choose_C(lambda C: heads.fit(C)(x_val).detach(), val.labels) if C == "auto" else float(C)
+    return heads.fit(strength), strength

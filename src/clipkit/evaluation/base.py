@@ -203,6 +203,10 @@ class Evaluator(ABC):
     def fits(self, records: Records) -> bool:
         """Whether these records can answer the question."""
 
+    def can_learn(self, part: Part) -> bool:
+        """Whether there is what the question learns from, in other splits; asked where `fits` says yes."""
+        return True
+
     @abstractmethod
     def run(self, part: Part) -> Result:
         """The answer for one part; names without split and subset."""
@@ -230,7 +234,7 @@ def evaluate(
         chosen = records.select(split, subset) if split != "all" else records
         part = Part(model, data, chosen, whole.on_progress, stored=stored).beside(whole)
         for evaluator in evaluators:
-            if not evaluator.own_pictures and evaluator.fits(chosen):
+            if not evaluator.own_pictures and evaluator.fits(chosen) and evaluator.can_learn(part):
                 _merge(evaluator.run(part), total, [name for name in (split, subset, evaluator.name) if name])
         if split == "all":
             break

@@ -27,6 +27,7 @@ TITLES = {
     "corruptions-top1": "Accuracy on corrupted pictures",
     "corruptions-pictures": "What the corruptions look like",
     "association-rates": "Which labels the groups get",
+    "linear_probe-c_path": "Linear probe: the choice of C",
     "wise_ft-curve": "Between the start and the run (WiSE-FT)",
     "training": "Training",
 }
