@@ -73,3 +73,21 @@ def test_templates_by_the_name_of_a_data_set(clipkit: Command) -> None:
 )
 def test_labels_are_short_and_differ(models: list[str], expected: list[str]) -> None:
     assert _labels(models) == expected
+
+
+def test_data_that_cannot_answer_is_refused_before_anything_is_encoded(clipkit: Command) -> None:
+    from PIL import Image
+
+    for number in range(3):
+        Image.new("RGB", (32, 32), (80 * number, 0, 0)).save(clipkit.folder / f"{number}.png")
+    rows = "".join(f"{number}.png,picture {number}\n" for number in range(3))
+    (clipkit.folder / "list.csv").write_text("image,caption\n" + rows)
+    data = ("data=pairs", f"data.file={clipkit.folder}/list.csv", "split=all", "model=tiny")
+    done = clipkit("evaluate", *data, "evaluators=[retrieval,knn,classify]")
+    assert done.returncode == 2
+    assert "knn needs labels of two or more classes, and other pictures" in done.stderr
+    assert "classify needs labels" in done.stderr
+    assert "retrieval" not in done.stderr
+    done = clipkit("evaluate", *data, "name=fits")
+    assert done.returncode == 0, done.stderr
+    assert "all/i2t_recall@1" in json.loads((clipkit.folder / "outputs/evaluate/fits/metrics.json").read_text())

@@ -193,6 +193,7 @@ class Evaluator(ABC):
     by_default = True
     after_training = False
     own_pictures = False
+    needs = "labels of two or more classes"
 
     @classmethod
     def check_installed(cls) -> None:
@@ -220,8 +221,11 @@ def evaluate(
     split: str,
     on_progress: Callable[[str, int, int], None] | None = None,
     stored: FrozenFeatures | None = None,
+    must_fit: bool = False,
 ) -> Result:
     """Ask every evaluator that fits about every subset of a split; `stored`: see `Part`.
+
+    With `must_fit` one that fits no subset is refused before anything is computed; else it is left out.
 
     Returns:
         Metrics named `<split>[/<subset>][/<evaluator>]/<what>`, all finite; of an evaluator with its own pictures
@@ -230,14 +234,18 @@ def evaluate(
     total = Result()
     records = data.records if split == "all" else data.split(split)
     whole = Part(model, data, records, on_progress or (lambda what, done, count: None), stored=stored)
-    for subset in records.subsets():
-        chosen = records.select(split, subset) if split != "all" else records
-        part = Part(model, data, chosen, whole.on_progress, stored=stored).beside(whole)
+    parts = {"": whole}
+    if split != "all":
+        chosen = {subset: records.select(split, subset) for subset in records.subsets()}
+        parts = {
+            name: Part(model, data, c, whole.on_progress, stored=stored).beside(whole) for name, c in chosen.items()
+        }
+    if must_fit:
+        _refuse_misfits(evaluators, list(parts.values()), f"{data.records.name} ({split})")
+    for subset, part in parts.items():
         for evaluator in evaluators:
-            if not evaluator.own_pictures and evaluator.fits(chosen) and evaluator.can_learn(part):
+            if _fits(evaluator, part):
                 _merge(evaluator.run(part), total, [name for name in (split, subset, evaluator.name) if name])
-        if split == "all":
-            break
     for evaluator in evaluators:
         if evaluator.own_pictures:
             _merge(evaluator.run(whole), total, [evaluator.name])
@@ -245,6 +253,17 @@ def evaluate(
     if bad:
         raise FloatingPointError(f"these metrics are not finite: {', '.join(bad)}")
     return total
+
+
+def _fits(evaluator: Evaluator, part: Part) -> bool:
+    return not evaluator.own_pictures and evaluator.fits(part.records) and evaluator.can_learn(part)
+
+
+def _refuse_misfits(evaluators: Sequence[Evaluator], parts: Sequence[Part], where: str) -> None:
+    bad = [one for one in evaluators if not one.own_pictures and not any(_fits(one, part) for part in parts)]
+    if bad:
+        wants = "; ".join(f"{one.name or type(one).__name__.lower()} needs {one.needs}" for one in bad)
+        raise UserError(f"{where} does not answer this: {wants}")
 
 
 def _merge(result: Result, total: Result, names: list[str]) -> None:

@@ -9,9 +9,8 @@ from torch.nn.functional import normalize
 
 from clipkit.data.records import Records
 from clipkit.evaluation.base import Evaluator, Part, Result
-from clipkit.evaluation.classify import has_classes
+from clipkit.evaluation.classify import has_classes, measured
 from clipkit.evaluation.training_pictures import Space, can_teach, lessons
-from clipkit.metrics import classification_metrics
 
 __all__ = ["KNN", "neighbour_votes"]
 
@@ -31,6 +30,7 @@ class KNN(Evaluator):
     """
 
     name = "knn"
+    needs = "labels of two or more classes, and other pictures with such labels to learn from"
 
     def __init__(self, *, eats: Space = "embeds", k: int = 20, temperature: float = 0.07) -> None:
         if k < 1 or not temperature > 0:
@@ -56,7 +56,7 @@ class KNN(Evaluator):
             part.on_progress("nearest neighbours", sum(map(len, votes)), len(queries))
         shares = torch.cat(votes)
         # logarithms, because scores are read as logits: their softmax is the shares again
-        return Result(classification_metrics(shares.clamp(min=torch.finfo(shares.dtype).tiny).log(), labels))
+        return Result(measured(shares.clamp(min=torch.finfo(shares.dtype).tiny).log(), labels))
 
 
 def neighbour_votes(

@@ -13,9 +13,8 @@ from torch import Tensor
 from clipkit.data.randomness import uniform
 from clipkit.data.records import Records
 from clipkit.evaluation.base import Evaluator, Part, Result
-from clipkit.evaluation.classify import class_logits, has_classes, labelled
+from clipkit.evaluation.classify import class_logits, has_classes, labelled, measured
 from clipkit.evaluation.training_pictures import Space, can_teach, lessons
-from clipkit.metrics import classification_metrics
 from clipkit.models.heads.linear import LinearHead
 from clipkit.models.heads.logistic import LinearHeads
 from clipkit.plots import curves
@@ -53,6 +52,7 @@ class LinearProbe(Evaluator):
     """
 
     name = "linear_probe"
+    needs = "labels of two or more classes, and other pictures with such labels to learn from"
 
     def __init__(self, *, eats: Space = "features", standardize: bool = True) -> None:
         self.eats, self.standardize = eats, standardize
@@ -67,7 +67,7 @@ class LinearProbe(Evaluator):
     def run(self, part: Part) -> Result:
         before, fitted = self._last, self.fitted(part)
         rows, labels = labelled(part)
-        metrics = classification_metrics(class_logits(part, fitted.head)[rows], labels)
+        metrics = measured(class_logits(part, fitted.head)[rows], labels)
         result = Result({**metrics, "C": fitted.C})
         if fitted.trials:
             table = pd.DataFrame([astuple(trial) for trial in fitted.trials], columns=["C", "accuracy", "loss"])

@@ -31,6 +31,7 @@ class Retrieval(Evaluator):
     """
 
     after_training = True
+    needs = "captions that tell pictures apart"
 
     def fits(self, records: Records) -> bool:
         return len(records) > 1 and int(records.caption_offsets[-1]) > 0 and _captions_differ(records)

@@ -96,7 +96,13 @@ def _evaluate(
         say(notes)
         features = FrozenFeatures(model.encoder, data, FeatureStore(f"{config.cache_dir}/features"))
         stored = None if isinstance(data, StreamData) else features
-        result = results.evaluate_model(model, data, names, split, made={**made, **more}, stored=stored)
+        made = {**made, **more}
+        asked = config.evaluators is not None
+        result = results.evaluate_model(model, data, names, split, made=made, stored=stored, must_fit=asked)
+        if not result.metrics and not result.tables and not result.figures:
+            raise UserError(
+                f"{data.records.name} ({split}) has neither labels of two classes nor captions to ask about"
+            )
         run.note_cost()
         title = f"{config.model} on {data.records.name}"
         results.write_everything(run, config, result, title=title, notes=[*said, *notes])

@@ -126,14 +126,15 @@ def evaluate_model(
     *,
     made: Mapping[str, Evaluator] | None = None,
     stored: FrozenFeatures | None = None,
+    must_fit: bool = False,
 ) -> Result:
-    """Ask the evaluators, with progress shown; `made` need more than their name, `stored` is as in `Part`."""
+    """Ask the evaluators, with progress shown; `made` need more than their name; the rest as in `evaluate`."""
     ready = dict(made or {})
     evaluators = [ready[name] if name in ready else EVALUATORS[name]() for name in names]
     with ProgressReporter().showing() as report:
         if stored is not None:
             stored.on_progress = report
-        return evaluate(model, data, evaluators, split=split, on_progress=report, stored=stored)
+        return evaluate(model, data, evaluators, split=split, on_progress=report, stored=stored, must_fit=must_fit)
 
 
 def write_everything(
