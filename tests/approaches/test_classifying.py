@@ -239,7 +239,7 @@ def test_few_pictures_are_seen_more_often_where_a_stage_wants_steps(
         (Trained(image_groups=2), {"blocks.4", "blocks.5", "norm"}),
         (Trained(image_groups="all"), None),
     ],
-    ids=str,
+    ids=["head", "norm", "last group", "two groups", "all"],
 )
 def test_a_checkpoint_holds_what_was_trained_of_the_tower_and_goes_on_from_it(
     tmp_path: Path, train: Trained, kept: set[str] | None
