@@ -77,6 +77,19 @@ def test_two_processes_train_what_one_does(alone: Path, both: Path) -> None:
     assert max(float(difference.abs().max()) for difference in moved.values()) < 1e-3
 
 
+def test_evaluation_by_two_processes_gives_the_numbers_of_one(clipkit: Command) -> None:
+    asked = "evaluators=[classify,retrieval,zero_shot,linear_probe,knn,typographic]"
+    done = clipkit.together(2, *RECIPE, "approach.stages.towers.epochs=1", asked, "name=two")
+    assert [process.returncode for process in done] == [0, 0], done[0].stderr + done[1].stderr
+    folder = clipkit.folder / "outputs"
+    data = [text for text in RECIPE if text.startswith("data")]
+    alone = clipkit("evaluate", f"model={folder}/train/two", *data, asked, "name=one")
+    assert alone.returncode == 0, alone.stderr
+    two, one = (json.loads((folder / name / "metrics.json").read_text()) for name in ("train/two", "evaluate/one"))
+    assert "test/knn/top1" in two
+    assert two == pytest.approx(one, abs=1e-6)
+
+
 def test_each_process_draws_its_own_dropout(both: Path) -> None:
     states = torch.load(both / "checkpoints/last.ckpt", weights_only=True)["callbacks"]["CheckpointWriter"]["rng"]
     assert len(states) == 2
