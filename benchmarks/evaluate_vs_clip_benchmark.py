@@ -199,7 +199,7 @@ def main() -> None:
     quotients = [a["seconds"] / b["seconds"] for a, b in zip(found["clipkit"], found["CLIP_benchmark"], strict=True)]
     text = (
         f"A small model of open_clip's (sizes: `recall_vs_open_clip.py`) after {options.steps} steps; 718 pictures, "
-        f"48 classes × {len(TEMPLATES)} templates, 1,436 captions; {options.repeats} turns.\n\n"
+        f"48 classes × {len(TEMPLATES)} templates, 1,436 captions; turns: {options.repeats}.\n\n"
         "| ours / theirs | clipkit | CLIP_benchmark | difference |\n|---|---|---|---|\n" + "\n".join(rows) + "\n\n"
         f"Largest difference {largest:.1e} (wanted: at most {CLOSE:.0e}). Seconds, clipkit ÷ CLIP_benchmark: "
         f"{statistics.median(quotients):.2f} ({min(quotients):.2f} … {max(quotients):.2f}); ours are whole runs "
