@@ -106,6 +106,7 @@ def test_debug_fast_goes_through_everything(clipkit: Command) -> None:
     assert (clipkit.folder / "outputs/train/fast/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_debug_overfit_brings_the_loss_of_one_batch_to_zero(clipkit: Command) -> None:
     done = clipkit("train", "data=synthetic", "data.num_images=160", "debug=overfit", "trainer=cpu", "name=over",
                    "trainer.threads=2", "report=false")  # fmt: skip

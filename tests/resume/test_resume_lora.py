@@ -40,6 +40,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory, cache: Path, recipe: tupl
     return folder / "outputs/train/straight"
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumed_by_the_same_command_is_the_same_to_the_bit(
     clipkit: Command, straight: Path, recipe: tuple[str, ...]
 ) -> None:
@@ -59,6 +60,7 @@ def test_a_killed_run_resumed_by_the_same_command_is_the_same_to_the_bit(
     assert (folder / "model/model.safetensors").read_bytes() == (straight / "model/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_an_ordinary_model_with_its_classifier(straight: Path, tiny_run: Path) -> None:
     model, start = load_model(straight), load_model(tiny_run)
     assert model.encoder.state_dict().keys() == start.encoder.state_dict().keys()

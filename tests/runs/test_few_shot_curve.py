@@ -208,6 +208,7 @@ def test_a_multirun_with_a_failed_job_and_its_continuation(clipkit: Command) -> 
     assert all((folder / target).is_file() for target in targets)
 
 
+@pytest.mark.slow
 def test_zero_shot_is_the_level_line_of_a_multirun(clipkit: Command) -> None:
     line = ("train", "-m", EXPERIMENT, *SMALL, "approach=mlp", "data.shots=2", "seed=1,2")
     done = clipkit(*line)

@@ -158,7 +158,7 @@ def test_pictures_of_ones_own_are_learned_and_small_classes_give_what_they_have(
 @pytest.mark.parametrize(
     "approach",
     [
-        "logits_mlp",  # dropout and batch statistics
+        pytest.param("logits_mlp", marks=pytest.mark.slow),  # dropout and batch statistics
         pytest.param("cosine_text_init", marks=pytest.mark.slow),
         pytest.param("aamp_contrastive", marks=pytest.mark.slow),
     ],
@@ -190,6 +190,7 @@ def epoch_of(checkpoint: Path) -> int:
         return -1
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(clipkit: Command, aligned: str) -> None:
     recipe = ("approach=aamp_mlp", *ON[:4], "backbone=checkpoint", aligned, "report=false", "evaluators=[classify]")
     recipe += ("approach.stages.head.epochs=4", "approach.stages.head.train.image_groups=1", "data.batch_size=15")
