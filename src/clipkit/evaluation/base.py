@@ -90,9 +90,13 @@ class Part:
     @property
     def zero_shot(self) -> ZeroShotClassifier:
         """The classifier whose prototypes are the class names in the data's templates."""
+        return self.zero_shot_by(slice(None))
+
+    def zero_shot_by(self, templates: slice) -> ZeroShotClassifier:
+        """The same from some of the templates alone."""
         scale = self.model.encoder.logit_scale.exp()
         made = ZeroShotClassifier.from_embeds(
-            self.class_embeds.to(scale.device), class_names=self.records.class_names, logit_scale=scale
+            self.class_embeds[:, templates].to(scale.device), class_names=self.records.class_names, logit_scale=scale
         )
         return made.eval()
 

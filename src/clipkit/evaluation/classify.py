@@ -6,6 +6,7 @@ Run: python -m clipkit.evaluate model=outputs/…/model evaluators=[classify]
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import classification_report
 from torch import Tensor, nn
@@ -23,7 +24,16 @@ from clipkit.metrics import (
 )
 from clipkit.plots import class_bars, confused_pairs_grid, confusion_matrix, reliability_diagram
 
-__all__ = ["Classify", "class_logits", "has_classes", "labelled", "measured", "own_classifier", "report"]
+__all__ = [
+    "Classify",
+    "calibration_figure",
+    "class_logits",
+    "has_classes",
+    "labelled",
+    "measured",
+    "own_classifier",
+    "report",
+]
 
 
 class Classify(Evaluator):
@@ -67,9 +77,7 @@ class Classify(Evaluator):
                 title="Accuracy by class",
             ),
             "confusion": confusion_matrix(met_names, met_counts),
-            "calibration": reliability_diagram(
-                bins.pictures.numpy(), bins.accuracy.numpy(), bins.confidence.numpy(), error=bins.error
-            ),
+            "calibration": calibration_figure(bins),
         }
         if len(pairs):
             shown, columns = confused_pictures(part, rows, labels, predicted, logits)
@@ -117,6 +125,11 @@ def report(labels: NDArray[np.int64], predicted: NDArray[np.int64], names: tuple
     rows = [{"class": names[int(key)] if key.isdigit() else key, **scores} for key, scores in found.items()]
     table = pd.DataFrame(rows)[["class", "precision", "recall", "f1-score", "support"]]
     return table.rename(columns={"f1-score": "f1"}).astype({"support": int})
+
+
+def calibration_figure(bins: Reliability) -> Figure:
+    """How sure against how right, bin by bin."""
+    return reliability_diagram(bins.pictures.numpy(), bins.accuracy.numpy(), bins.confidence.numpy(), error=bins.error)
 
 
 def _shares(names: list[str], counts: NDArray[np.int64]) -> pd.DataFrame:

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from clipkit.data.records import Records
 from clipkit.evaluation.base import Evaluator, Part, Result
-from clipkit.evaluation.classify import class_logits, has_classes, labelled, measured, report
+from clipkit.evaluation.classify import calibration_figure, class_logits, has_classes, labelled, measured, report
 from clipkit.metrics import classification_metrics, predictions, reliability
-from clipkit.models.heads.zero_shot import ZeroShotClassifier
-from clipkit.plots import class_bars, reliability_diagram
+from clipkit.plots import class_bars
 
 __all__ = ["ZeroShot"]
 
@@ -37,13 +36,8 @@ class ZeroShot(Evaluator):
         names = part.records.class_names
         rows, labels = labelled(part)
         logits = class_logits(part, part.zero_shot)[rows]
-        bins = reliability(logits, labels)
         tables = {"classification_report": report(labels.numpy(), predictions(logits, labels).numpy(), names)}
-        figures = {
-            "calibration": reliability_diagram(
-                bins.pictures.numpy(), bins.accuracy.numpy(), bins.confidence.numpy(), error=bins.error
-            )
-        }
+        figures = {"calibration": calibration_figure(reliability(logits, labels))}
         templates = part.data.templates
         if len(templates) > 1:
             table = self._one_by_one(part, rows, labels, together=classification_metrics(logits, labels))
@@ -56,11 +50,7 @@ class ZeroShot(Evaluator):
     def _one_by_one(self, part: Part, rows: Tensor, labels: Tensor, *, together: dict[str, float]) -> pd.DataFrame:
         found = [{"template": f"all {len(part.data.templates)} together", **together}]
         for index, template in enumerate(part.data.templates):
-            alone = ZeroShotClassifier.from_embeds(
-                part.class_embeds[:, index : index + 1].to(part.model.device),
-                class_names=part.records.class_names,
-                logit_scale=part.model.encoder.logit_scale.exp(),
-            )
+            alone = part.zero_shot_by(slice(index, index + 1))
             found.append({"template": template, **classification_metrics(class_logits(part, alone)[rows], labels)})
             part.on_progress("templates one by one", index + 1, len(part.data.templates))
         return pd.DataFrame(found).sort_values("top1", ascending=False, kind="stable")

@@ -6,10 +6,9 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from clipkit.errors import UserError
 from clipkit.evaluation import Result
 from clipkit.plots import ComparedMeasure, compared_models
-from clipkit.runs.page import figure_image, how_made, link, listing, section, table, write_page
+from clipkit.runs.page import figure_image, how_made, link, listing, section, table, write_run_page
 from clipkit.runs.progress import as_typed, console
 from clipkit.runs.record import Run
 from clipkit.runs.report import ENDS, metrics_table, readable
@@ -50,10 +49,7 @@ def compare(run: Run, config: DictConfig, found: Mapping[str, Result], failed: M
     if failed:
         parts.append(section("Not evaluated", listing([f"{label}: {why}" for label, why in failed.items()])))
     parts.append(how_made(run.about, OmegaConf.to_yaml(config, resolve=True)))
-    try:
-        write_page(run.folder / "report.html", title="Models compared", lead=", ".join(found), parts=parts)
-    except OSError as error:
-        raise UserError(f"the report could not be written to {run.folder}: {error}") from error
+    write_run_page(run.folder, title="Models compared", lead=", ".join(found), parts=parts)
     console.print(f"\n  report      {as_typed(run.folder) / 'report.html'}", soft_wrap=True)
 
 
@@ -77,7 +73,7 @@ def _measure(name: str, found: Mapping[str, Result]) -> ComparedMeasure:
     have = {label: result.metrics for label, result in found.items() if name in result.metrics}
     ends = [tuple(metrics.get(f"{name}{end}", metrics[name]) for end in ENDS) for metrics in have.values()]
     values = [metrics[name] for metrics in have.values()]
-    return ComparedMeasure(f"{readable(measure)}\n{place}", list(have), values, ends)  # type: ignore[arg-type]
+    return ComparedMeasure(f"{readable(measure)}\n{place}", list(have), values, ends)  # type: ignore[arg-type]  # pairs, one of each of ENDS
 
 
 def _show(models: list[str], grids: Mapping[str, list[list[str]]]) -> None:

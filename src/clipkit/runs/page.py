@@ -12,6 +12,7 @@ from urllib.parse import quote
 from matplotlib.figure import Figure
 from PIL import Image
 
+from clipkit.errors import UserError
 from clipkit.plots.png import png
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "section",
     "table",
     "write_page",
+    "write_run_page",
 ]
 
 CSS = """
@@ -72,6 +74,14 @@ def write_page(path: Path, *, title: str, lead: str, parts: Sequence[str], css: 
     except OSError:
         part.unlink(missing_ok=True)
         raise
+
+
+def write_run_page(folder: Path, *, title: str, lead: str, parts: Sequence[str], css: str = "") -> None:
+    """Write a run's `report.html`: `write_page`, but for a person; `UserError` if the folder cannot be written."""
+    try:
+        write_page(folder / "report.html", title=title, lead=lead, parts=parts, css=css)
+    except OSError as error:
+        raise UserError(f"the report could not be written to {folder}: {error}") from error
 
 
 def cards(numbers: Mapping[str, str]) -> str:

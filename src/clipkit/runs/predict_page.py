@@ -7,8 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from clipkit.data.gallery import Gallery
-from clipkit.errors import UserError
-from clipkit.runs.page import cards, embedded_picture, how_made, listing, section, table, write_page
+from clipkit.runs.page import cards, embedded_picture, how_made, listing, section, table, write_run_page
 from clipkit.runs.predict import Answer, Predictions
 from clipkit.runs.progress import as_text, as_typed, console
 from clipkit.runs.record import Run
@@ -49,16 +48,13 @@ def write_predictions_page(
     if found.broken:
         parts.append(section("Pictures that cannot be read", _broken(found)))
     parts.append(how_made(run.about, OmegaConf.to_yaml(config, resolve=True)))
-    try:
-        write_page(
-            run.folder / "report.html",
-            title=f"{config.model} on {gallery.common or 'pictures'}",
-            lead=f"{run.folder.name} · {run.about.get('started', '')[:10]}",
-            parts=parts,
-            css=CSS,
-        )
-    except OSError as error:
-        raise UserError(f"the report could not be written to {run.folder}: {error}") from error
+    write_run_page(
+        run.folder,
+        title=f"{config.model} on {gallery.common or 'pictures'}",
+        lead=f"{run.folder.name} · {run.about.get('started', '')[:10]}",
+        parts=parts,
+        css=CSS,
+    )
 
 
 def say_predictions(run: Run, found: Predictions, gallery: Gallery) -> None:

@@ -14,7 +14,7 @@ from clipkit.features.nearest import Hit
 from clipkit.pictures import decode
 from clipkit.plots import ranked_pictures
 from clipkit.plots.png import png
-from clipkit.runs.page import cards, embedded_picture, how_made, listing, section, write_page
+from clipkit.runs.page import cards, embedded_picture, how_made, listing, section, write_run_page
 from clipkit.runs.progress import as_text, as_typed, console
 from clipkit.runs.record import Run
 from clipkit.runs.search import Found, Query
@@ -75,16 +75,13 @@ def write_search_page(
         body = f"{_asked(query)}{rest if len(shown) < len(whole) else ''}<div class=hits>{cells}</div>"
         parts.append(section(query.headline, body))
     parts.append(how_made(run.about, OmegaConf.to_yaml(config, resolve=True)))
-    try:
-        write_page(
-            run.folder / "report.html",
-            title=f"Found in {gallery.common or 'pictures'}",
-            lead=f"{config.model} · {run.folder.name} · {run.about.get('started', '')[:10]}",
-            parts=parts,
-            css=CSS,
-        )
-    except OSError as error:
-        raise UserError(f"the report could not be written to {run.folder}: {error}") from error
+    write_run_page(
+        run.folder,
+        title=f"Found in {gallery.common or 'pictures'}",
+        lead=f"{config.model} · {run.folder.name} · {run.about.get('started', '')[:10]}",
+        parts=parts,
+        css=CSS,
+    )
 
 
 def say_found(run: Run, found: Found, gallery: Gallery) -> None:
