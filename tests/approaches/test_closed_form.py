@@ -15,16 +15,18 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from clipkit.approaches.base import Approach
+from clipkit.approaches.gda import GDA
 from clipkit.approaches.linear_probe import LinearProbe
 from clipkit.approaches.lp_plus_plus import LPPlusPlus
 from clipkit.approaches.stored import stored, text_start
 from clipkit.approaches.tip_adapter import TipAdapter
 from clipkit.errors import UserError
 from clipkit.features.frozen import FrozenFeatures
+from clipkit.solvers.gda import fit_gda, text_prior
 from conftest import Command
 
 SLOW = pytest.mark.slow
-CLOSED = (LinearProbe, TipAdapter, LPPlusPlus)
+CLOSED = (LinearProbe, TipAdapter, LPPlusPlus, GDA)
 
 
 def finished(kind: type[Approach], features: FrozenFeatures, **options: Any) -> Any:
@@ -38,7 +40,7 @@ def logits(approach: Approach, features: FrozenFeatures, split: str) -> tuple[Te
     head: Any = approach.model(("{}",)).classifier
     part = stored(features, split)
     with torch.no_grad():
-        return head(part.embeds[0] if head.eats == "embeds" else part.features[0]), part.labels
+        return head(getattr(part, head.eats)[0]), part.labels
 
 
 @pytest.mark.parametrize("kind", CLOSED)
@@ -80,7 +82,7 @@ def test_one_class_is_refused_by_each(tmp_path: Path, kind: type[Approach]) -> N
         finished(kind, features_of(tmp_path, class_names=("only",)))
 
 
-@pytest.mark.parametrize("eats", ["features", "embeds"])
+@pytest.mark.parametrize("eats", ["features", "embeds", "both"])
 def test_the_probe_is_scikit_learns(tmp_path: Path, eats: str) -> None:
     features = features_of(tmp_path)
     part = stored(features, "train")
@@ -137,6 +139,53 @@ def test_lp_plus_plus_begins_in_the_unit_of_the_encoders_own_scale(tmp_path: Pat
     torch.testing.assert_close(approach.head.weight.detach(), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("text", ["prior", "logits", "none"])
+@pytest.mark.parametrize("eats", ["both", "embeds"])
+def test_gda_learns_whatever_names_are_for(tmp_path: Path, text: str, eats: str) -> None:
+    features = features_of(tmp_path, val=6, test=9, augmentation="affine_color")
+    answers, labels = logits(finished(GDA, features, text=text, eats=eats, views=3), features, "test")
+    assert (answers.argmax(1) == labels).all()
+
+
+def test_gda_with_names_alone_is_nearest_to_where_the_names_say(tmp_path: Path) -> None:
+    """Heavy enough, the names decide: with distances as they were fitted, to the centre moved along the texts."""
+    features = features_of(tmp_path)
+    approach = finished(GDA, features, eats="embeds", text_shots=1e9)
+    part, text = stored(features, "train"), text_start(features.encoder, features.data)
+    expected = text_prior(part.embeds[0], part.labels, text.embeds)
+    weights, bias = fit_gda(part.embeds[0], part.labels, num_classes=3, prior=expected, prior_count=1e9)
+    answers, _ = logits(approach, features, "train")
+    torch.testing.assert_close(answers, part.embeds[0] @ weights.T + bias, atol=1e-2, rtol=1e-3)
+
+
+def test_gda_as_published_adds_to_zero_shot(tmp_path: Path) -> None:
+    features = features_of(tmp_path)
+    text, part = text_start(features.encoder, features.data), stored(features, "train")
+    none, _ = logits(finished(GDA, features, eats="embeds", text="none"), features, "train")
+    both, _ = logits(finished(GDA, features, eats="embeds", text="logits", alpha=0.3), features, "train")
+    zero_shot = text.logit_scale * part.embeds[0] @ text.embeds.T
+    torch.testing.assert_close(both, zero_shot + 0.3 * text.logit_scale / 100 * none, atol=1e-3, rtol=1e-4)
+
+
+def test_validation_makes_the_probabilities_as_sure_as_they_are_right(tmp_path: Path) -> None:
+    """The factor moves no answer: only how sure it is."""
+    alone, judged = features_of(tmp_path / "a"), features_of(tmp_path / "b", val=6)
+    plain, scaled = (finished(GDA, features, text="none") for features in (alone, judged))
+    factor = scaled.chosen["scale"]
+    assert plain.chosen["scale"] == 1
+    assert factor != 1
+    torch.testing.assert_close(scaled.head.weight, factor * plain.head.weight)
+
+
+@pytest.mark.parametrize("kind", [LinearProbe, TipAdapter, LPPlusPlus, GDA])
+def test_class_names_that_read_alike_are_said(tmp_path: Path, kind: type[Approach]) -> None:
+    """Names that differ only beyond what the text tower reads."""
+    features = features_of(tmp_path, class_names=("red" * 60, "green", "red" * 70))
+    options: dict[str, Any] = {"eats": "embeds", "init": "text"} if kind is LinearProbe else {}
+    (note,) = kind(features.encoder, stages={}, **options).notes(features.data)
+    assert f"{'red' * 60!r} = {'red' * 70!r}" in note
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
@@ -146,6 +195,10 @@ def test_lp_plus_plus_begins_in_the_unit_of_the_encoders_own_scale(tmp_path: Pat
         (TipAdapter, {"views": 0}, "approach.views=0"),
         (TipAdapter, {"views": 1.5}, "approach.views=1.5"),
         (TipAdapter, {"alpha": -1.0}, "approach.alpha=-1.0"),
+        (GDA, {"views": 0}, "approach.views=0"),
+        (GDA, {"text": "maybe"}, "approach.text=maybe"),
+        (GDA, {"text_shots": -1.0}, "approach.text_shots=-1"),
+        (GDA, {"alpha": -1.0}, "approach.alpha=-1"),
         (LPPlusPlus, {"iterations": -1}, "approach.iterations=-1"),
         (LPPlusPlus, {"iterations": "auto"}, "approach.iterations=auto"),
     ],
@@ -162,11 +215,18 @@ def test_a_probe_on_embeddings_refuses_towers_that_never_met(tmp_path: Path) -> 
     encoder.aligned = False
     with pytest.raises(UserError, match="never trained together"):
         LinearProbe(encoder, stages={}, eats="embeds")
+    with pytest.raises(UserError, match="never trained together"):
+        GDA(encoder, stages={})
 
 
 @pytest.mark.parametrize(
     "approach",
-    ["tip_adapter", pytest.param("linear_probe", marks=SLOW), pytest.param("lp_plus_plus", marks=SLOW)],
+    [
+        "gda",
+        pytest.param("tip_adapter", marks=SLOW),
+        pytest.param("linear_probe", marks=SLOW),
+        pytest.param("lp_plus_plus", marks=SLOW),
+    ],
 )
 def test_a_run_leaves_a_model_that_answers_with_what_was_fitted(clipkit: Command, approach: str) -> None:
     data = ("data=synthetic", "data.num_images=90", "data.shots=3", "report=false")

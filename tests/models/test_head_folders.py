@@ -33,8 +33,13 @@ def tip_adapter() -> TipAdapter:
 
 @pytest.mark.parametrize(
     "head",
-    [linear(ENCODER.embed_dim, "embeds"), linear(ENCODER.feature_dim, "features"), tip_adapter()],
-    ids=["linear on embeds", "linear on features", "tip_adapter"],
+    [
+        linear(ENCODER.embed_dim, "embeds"),
+        linear(ENCODER.feature_dim, "features"),
+        linear(ENCODER.embed_dim + ENCODER.feature_dim, "both"),
+        tip_adapter(),
+    ],
+    ids=["linear on embeds", "linear on features", "linear on both", "tip_adapter"],
 )
 def test_what_is_saved_answers_alike(tmp_path: Path, head: Head) -> None:
     model = Model(ENCODER, head)

@@ -9,18 +9,19 @@ from typing import Literal
 from torch import Tensor
 
 from clipkit.approaches.base import Approach, Stage
+from clipkit.approaches.labels import same_sentences
 from clipkit.approaches.stored import stored, text_start
+from clipkit.data.datamodule import PairData
 from clipkit.errors import UserError
 from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.heads.base import Eats
 from clipkit.models.heads.linear import LinearHead
 from clipkit.models.heads.logistic import LinearHeads
 from clipkit.models.model import Model
 from clipkit.solvers.strength import choose_C
 
 __all__ = ["LinearProbe", "fit_probe"]
-
-Space = Literal["features", "embeds"]
 
 
 class LinearProbe(Approach):
@@ -29,7 +30,7 @@ class LinearProbe(Approach):
     Args:
         encoder: the frozen model.
         stages: none.
-        eats: "features" of the image tower, or "embeds" after the projection.
+        eats: "features" of the image tower, "embeds" after the projection, or "both" beside each other.
         init: "random" is plain logistic regression; "text" penalises the distance from the zero-shot logits (needs
             `eats: embeds`).
         C: inverse of the strength of regularisation; "auto" chooses it on the validation pictures, 1 without any.
@@ -46,7 +47,7 @@ class LinearProbe(Approach):
         encoder: DualEncoder,
         *,
         stages: Mapping[str, Stage],
-        eats: Space = "features",
+        eats: Eats = "features",
         init: Literal["random", "text"] = "random",
         C: float | Literal["auto"] = "auto",
         standardize: bool = True,
@@ -58,14 +59,17 @@ class LinearProbe(Approach):
             raise UserError(f"approach.C={C}: a number above 0 is expected (auto: chosen on the validation pictures)")
         if init == "text" and eats != "embeds":
             raise UserError("approach.init=text compares pictures with texts, which needs approach.eats=embeds")
-        if eats == "embeds" and not encoder.aligned:
+        if eats != "features" and not encoder.aligned:
             raise UserError(
-                "approach.eats=embeds: this backbone's towers were never trained together, its projections are random: "
-                "use approach.eats=features, backbone=emoji_clip, or backbone=checkpoint backbone.path=MODEL"
+                f"approach.eats={eats}: this backbone's towers were never trained together, its projections are "
+                "random: use approach.eats=features, backbone=emoji_clip, or backbone=checkpoint backbone.path=MODEL"
             )
         self.eats, self.init, self.C = eats, init, C
         self.standardize, self.balanced, self.max_iter = standardize, balanced, max_iter
         self.head: LinearHead | None = None
+
+    def notes(self, data: PairData) -> list[str]:
+        return same_sentences(data, self.encoder.tokenize) if self.init == "text" else []
 
     def finish(self, features: FrozenFeatures) -> None:
         """Fit on the training pictures."""
@@ -87,7 +91,7 @@ class LinearProbe(Approach):
 def fit_probe(
     features: FrozenFeatures,
     *,
-    eats: Space = "features",
+    eats: Eats = "features",
     init: Literal["random", "text"] = "random",
     C: float | Literal["auto"] = "auto",
     standardize: bool = True,

@@ -6,7 +6,9 @@ Run: python -m clipkit.train approach=lp_plus_plus data=emoji data.shots=16
 from collections.abc import Mapping
 
 from clipkit.approaches.base import Approach, Stage
+from clipkit.approaches.labels import same_sentences
 from clipkit.approaches.stored import CLIP_SCALE, stored, text_start
+from clipkit.data.datamodule import PairData
 from clipkit.errors import UserError
 from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
@@ -32,6 +34,9 @@ class LPPlusPlus(Approach):
             raise UserError(f"approach.iterations={iterations}: a whole number is expected (0: the start alone)")
         self.iterations = iterations
         self.head: LinearHead | None = None
+
+    def notes(self, data: PairData) -> list[str]:
+        return same_sentences(data, self.encoder.tokenize)
 
     def finish(self, features: FrozenFeatures) -> None:
         """Fit on the training pictures, from the class texts."""

@@ -10,6 +10,7 @@ from clipkit.data.datamodule import PairData
 from clipkit.errors import UserError
 from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.heads.base import both
 from clipkit.models.model import Model
 
 __all__ = ["CLIP_SCALE", "Prototypes", "Stored", "stored", "text_start"]
@@ -31,6 +32,11 @@ class Stored:
     embeds: Tensor
     features: Tensor
     labels: Tensor
+
+    @property
+    def both(self) -> Tensor:
+        """[V, N, D + F], the two beside each other (`both`)."""
+        return both(self.embeds, self.features)
 
     def __len__(self) -> int:
         return len(self.labels)

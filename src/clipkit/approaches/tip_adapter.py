@@ -10,7 +10,9 @@ import torch
 from torch.nn.functional import normalize
 
 from clipkit.approaches.base import Approach, Stage
+from clipkit.approaches.labels import same_sentences
 from clipkit.approaches.stored import CLIP_SCALE, stored, text_start
+from clipkit.data.datamodule import PairData
 from clipkit.errors import UserError
 from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
@@ -56,6 +58,9 @@ class TipAdapter(Approach):
                 raise UserError(f"approach.{name}={value}: 0 or more is expected, or auto")
         self.views, self.alpha, self.beta = views, alpha, beta
         self.head: Head | None = None
+
+    def notes(self, data: PairData) -> list[str]:
+        return same_sentences(data, self.encoder.tokenize)
 
     def finish(self, features: FrozenFeatures) -> None:
         """Remember the training pictures, then choose how much they count."""

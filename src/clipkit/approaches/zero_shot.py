@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipkit.approaches.base import Approach, Stage
+from clipkit.approaches.labels import same_sentences
+from clipkit.data.datamodule import PairData
 from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.model import Model
@@ -20,6 +22,9 @@ class ZeroShot(Approach):
     def __init__(self, encoder: DualEncoder, *, stages: Mapping[str, Stage]) -> None:
         super().__init__(encoder, stages=stages)
         self.classifier: Any = None
+
+    def notes(self, data: PairData) -> list[str]:
+        return same_sentences(data, self.encoder.tokenize)
 
     def finish(self, features: FrozenFeatures) -> None:
         """One prototype per class: the mean embedding of its sentences."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from clipkit.data.randomness import uniform
 from clipkit.errors import UserError
 from clipkit.evaluation.base import Part
+from clipkit.models.heads.base import eaten
 from clipkit.ranks import in_turns
 
 __all__ = ["BATCH", "altered_logits", "check_max_pictures", "labelled_sample", "square_logits"]
@@ -73,8 +74,6 @@ def altered_logits(
 def square_logits(part: Part, classifier: nn.Module, squares: Tensor) -> Tensor:
     """uint8 squares [B, 3, S, S] -> [B, C], float32, on the CPU."""
     encoder = part.model.encoder
-    inputs = encoder.image_features(squares.to(part.model.device))
-    if classifier.eats == "embeds":
-        inputs = encoder.project_image(inputs)
-    logits: Tensor = classifier(inputs).float().cpu()
+    features = encoder.image_features(squares.to(part.model.device))
+    logits: Tensor = classifier(eaten(classifier, features, encoder.project_image)).float().cpu()
     return logits

@@ -22,6 +22,7 @@ from clipkit.metrics import (
     predictions,
     reliability,
 )
+from clipkit.models.heads.base import eaten
 from clipkit.plots import class_bars, confused_pairs_grid, confusion_matrix, reliability_diagram
 
 __all__ = [
@@ -107,7 +108,7 @@ def own_classifier(part: Part) -> nn.Module:
 
 def class_logits(part: Part, classifier: nn.Module) -> Tensor:
     """[N, C] of all pictures of the part, float32, on the CPU."""
-    inputs = part.image_embeds if classifier.eats == "embeds" else part.image_features
+    inputs = eaten(classifier, part.image_features, lambda _: part.image_embeds)
     with torch.inference_mode():
         logits: Tensor = classifier(inputs.to(part.model.device)).float().cpu()
     return logits

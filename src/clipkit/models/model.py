@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clipkit.errors import UserError
 from clipkit.models.dual_encoder import DualEncoder
+from clipkit.models.heads.base import eaten
 from clipkit.models.heads.zero_shot import ZeroShotClassifier
 from clipkit.pictures import decode
 from clipkit.templates import fill_template
@@ -28,7 +29,7 @@ class Model:
 
     Args:
         encoder: the dual encoder.
-        classifier: an `nn.Module` with `class_names` and `eats` ("embeds" or "features"), or None.
+        classifier: an `nn.Module` with `class_names` and `eats` ("embeds", "features" or "both"), or None.
         templates: sentences that make captions of class names, for zero-shot classification.
         start: what training began from, as `clipkit.load` takes it; None: from scratch, or not known.
     """
@@ -96,7 +97,7 @@ class Model:
     def probabilities(self, pixels: Tensor, classifier: nn.Module) -> Tensor:
         """[B, 3, S, S], uint8 or float 0–1, on the model's device -> [B, C]: what a classifier says of them."""
         features = self.encoder.image_features(pixels)
-        logits: Tensor = classifier(self.encoder.project_image(features) if classifier.eats == "embeds" else features)
+        logits: Tensor = classifier(eaten(classifier, features, self.encoder.project_image))
         return logits.softmax(1)
 
     def choose_classifier(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-__all__ = ["ALPHAS", "BETAS", "memory_logits", "search_blend"]
+__all__ = ["ALPHAS", "BETAS", "blend_score", "memory_logits", "search_blend"]
 
 # By equal factors of about 1.2. The authors search α and β up to 3 … 50, another scale for each data set; where texts
 # tell little, the best α is beyond that.
@@ -68,11 +68,12 @@ def search_blend(
     for beta in betas:
         memory = memory_logits(embeds, keys, values, num_classes=text_logits.shape[1], beta=beta)
         for alpha in alphas:
-            score = _score(text_logits + unit * alpha * memory, labels)
+            score = blend_score(text_logits + unit * alpha * memory, labels)
             if score > best:
                 chosen, best = (float(alpha), float(beta)), score
     return chosen
 
 
-def _score(logits: Tensor, labels: Tensor) -> tuple[int, float]:
+def blend_score(logits: Tensor, labels: Tensor) -> tuple[int, float]:
+    """How good [M, C] logits are: right answers, then the loss; greater is better."""
     return int((logits.argmax(1) == labels).sum()), -cross_entropy(logits.double(), labels).item()

@@ -1,11 +1,33 @@
 """What every trained classifier has: class names, what it eats, and the plain values that rebuild it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-__all__ = ["Head"]
+__all__ = ["Eats", "Head", "both", "eaten"]
+
+Eats = Literal["embeds", "features", "both"]
+FEATURE_LENGTH = 0.5  # beside an embedding of length 1
+
+
+def both(embeds: Tensor, features: Tensor) -> Tensor:
+    """[..., D] embeddings and [..., F] features -> [..., D + F]: each embedding, and the feature's direction beside it.
+
+    What the projection keeps was learned from captions, and what it leaves out still tells pictures apart. The feature
+    is half as long as the embedding, so that distances are the embedding's first of all.
+    """
+    return torch.cat([embeds, FEATURE_LENGTH * normalize(features, dim=-1)], -1)
+
+
+def eaten(classifier: nn.Module, features: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a classifier is given of [B, F] features, by its `eats`; `project` makes them [B, D] embeddings."""
+    if classifier.eats == "features":
+        return features
+    embeds = project(features)
+    return embeds if classifier.eats == "embeds" else both(embeds, features)
 
 
 class Head(nn.Module):
@@ -15,14 +37,14 @@ class Head(nn.Module):
         class_names: C names.
 
     Attributes:
-        eats: "embeds" (rows of unit length, in the space of pictures and texts) or "features" (of the image tower,
-            before the projection).
+        eats: "embeds" (rows of unit length, in the space of pictures and texts), "features" (of the image tower,
+            before the projection), or "both" (`both`).
         arguments: plain values that, with the class names, make this head again before its weights are loaded.
         numbers: names of attributes that may be tensors without dimensions, too: heads that are trained together can
             differ in them.
     """
 
-    eats: Literal["embeds", "features"] = "embeds"
+    eats: Eats = "embeds"
     numbers: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, class_names: Sequence[str]) -> None:

@@ -4,12 +4,11 @@ Made by: python -m clipkit.train approach=linear_probe (or lp_plus_plus)
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from clipkit.models.heads.base import Head
+from clipkit.models.heads.base import Eats, Head
 
 __all__ = ["LinearHead"]
 
@@ -23,12 +22,10 @@ class LinearHead(Head):
     Args:
         class_names: C names.
         in_features: width of x.
-        eats: "embeds" or "features".
+        eats: "embeds", "features" or "both".
     """
 
-    def __init__(
-        self, class_names: Sequence[str], *, in_features: int, eats: Literal["embeds", "features"] = "embeds"
-    ) -> None:
+    def __init__(self, class_names: Sequence[str], *, in_features: int, eats: Eats = "embeds") -> None:
         super().__init__(class_names)
         self.eats = eats
         self.arguments = {"in_features": in_features, "eats": eats}

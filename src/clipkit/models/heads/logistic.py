@@ -4,11 +4,11 @@ Used by: python -m clipkit.train approach=linear_probe and python -m clipkit.eva
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from clipkit.models.heads.base import Eats
 from clipkit.models.heads.linear import LinearHead
 from clipkit.solvers.logistic import LogisticPath
 
@@ -22,7 +22,7 @@ class LinearHeads:
         features: [N, F].
         labels: [N], 0 … C − 1.
         class_names: C names.
-        eats: what the features are, "embeds" or "features".
+        eats: what the features are, "embeds", "features" or "both".
         standardize: divide each dimension by its spread over these pictures first, and take the mean off.
         balanced: classes with fewer pictures count more for each.
         max_iter: steps of L-BFGS.
@@ -35,7 +35,7 @@ class LinearHeads:
         labels: Tensor,
         *,
         class_names: Sequence[str],
-        eats: Literal["features", "embeds"] = "features",
+        eats: Eats = "features",
         standardize: bool = True,
         balanced: bool = False,
         max_iter: int = 1000,
