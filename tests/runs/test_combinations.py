@@ -14,10 +14,11 @@ UNLABELLED = (
     ("data=flickr8k", "data.root=."),
     ("data=pairs", "data.file=pyproject.toml"),
 )
+NEEDS_LABELS = ("data.shots=4", "data.withhold=0.25", "data.captions=plain", "data.captions=generated")
 
 
 @pytest.mark.parametrize("data", UNLABELLED, ids=lambda data: data[0])
-@pytest.mark.parametrize("asked", ["data.shots=4", "data.captions=plain", "data.captions=generated"])
+@pytest.mark.parametrize("asked", NEEDS_LABELS)
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_what_needs_labels_is_refused_where_the_data_has_none(command: str, data: tuple[str, str], asked: str) -> None:
     model = ["model=emoji_clip"] if command == "evaluate" else []
@@ -27,7 +28,7 @@ def test_what_needs_labels_is_refused_where_the_data_has_none(command: str, data
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("asked", ["data.shots=4", "data.captions=plain", "data.captions=generated"])
+@pytest.mark.parametrize("asked", NEEDS_LABELS)
 def test_labels_are_enough(asked: str) -> None:
     check_command_line("train", [asked])
     check_command_line("train", ["data=folder", "data.root=.", asked])
@@ -57,8 +58,8 @@ def test_wrong_values_are_named(asked: str, message: str) -> None:
 
 def test_a_stream_has_no_list_of_pictures_to_choose_from(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text("{}")
-    asked = ["data.shots=4", f"data.manifest={tmp_path}/m.json"]
+    asked = ["data.shots=4", f"data.manifest={tmp_path}/m.json", "data.withhold=0.25"]
     problems = check_combination(compose_config("train", ["data=webdataset", f"data.root={tmp_path}", *asked]))
-    assert len(problems) == 2
-    for problem, key in zip(problems, ("data.shots", "data.manifest"), strict=True):
+    assert len(problems) == 3
+    for problem, key in zip(problems, ("data.shots", "data.manifest", "data.withhold"), strict=True):
         assert problem.startswith(f"{key} needs a table of the training pictures, and this data set is a stream")

@@ -23,6 +23,7 @@ from clipkit.data.policies import PicturePolicy, Policy, augmentation_policy
 from clipkit.data.randomness import uniform
 from clipkit.data.records import Records
 from clipkit.data.sampling import EpochBatches, ResumableLoader, as_it_is
+from clipkit.data.withholding import withhold as withhold_classes
 from clipkit.errors import UserError
 from clipkit.ranks import first_on_each_machine, rank, ranks
 
@@ -47,7 +48,8 @@ class PairData(LightningDataModule):
         generated: what generated captions are made of.
         shots: train on this many pictures of each class (`clipkit.data.few_shot`); None: all.
         manifest: a file that names the pictures of each split.
-        split_seed: of the draw of shots and of generated captions.
+        split_seed: of the draw of shots, of generated captions and of withheld classes.
+        withhold: classes that are left out, by name or as a share of all (`clipkit.data.withholding`); None: none.
         max_broken: allowed share of broken pictures.
         memory_limit: megabytes of decoded pixels kept in memory.
         workers: processes that decode; 0 decodes in the main one, "auto" takes as many as there are cores, up to 16.
@@ -71,6 +73,7 @@ class PairData(LightningDataModule):
         shots: int | None = None,
         manifest: str | None = None,
         split_seed: int = 1,
+        withhold: Sequence[str] | float | None = None,
         max_broken: float = 0.01,
         memory_limit: float = 1024,
         workers: int | Literal["auto"] = "auto",
@@ -80,6 +83,9 @@ class PairData(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.withheld: Records | None = None
+        if withhold is not None:
+            records, self.withheld = withhold_classes(records, withhold, seed=split_seed)
         chosen, self.choice = choose_pictures(records, shots=shots, split_seed=split_seed, manifest=manifest)
         self.all_records = caption_records(chosen, templates, mode=captions, generated=generated, split_seed=split_seed)
         self.captions = captions

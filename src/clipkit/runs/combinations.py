@@ -127,7 +127,7 @@ def _association(config: DictConfig) -> list[str]:
 
 
 def _pictures_and_captions(config: DictConfig, labelled: bool) -> list[str]:
-    """Why `data.shots`, `data.manifest` or `data.captions` asks for more than the data set has."""
+    """Why `data.shots`, `data.withhold` or `data.captions` asks for more than the data set has."""
     shots, mode = OmegaConf.select(config, "data.shots"), OmegaConf.select(config, "data.captions")
     problems = []
     streams = bool(OmegaConf.select(config, "data.streams"))  # refused by name elsewhere
@@ -137,6 +137,11 @@ def _pictures_and_captions(config: DictConfig, labelled: bool) -> list[str]:
         )
     if isinstance(shots, int) and shots < 1:
         problems.append(f"data.shots={shots}: at least 1 picture a class is needed (null: all)")
+    withheld = OmegaConf.select(config, "data.withhold")
+    if withheld is not None and not streams and not labelled:
+        problems.append(
+            f"data.withhold={withheld} leaves out classes, and {_data_name(config)} has no labels: {ways_out('labels')}"
+        )
     if mode in ("generated", "plain") and not labelled:
         problems.append(
             f"data.captions={mode} makes captions of class names, and {_data_name(config)} has no labels: "
@@ -165,7 +170,7 @@ def _beyond_streams(config: DictConfig) -> list[str]:
         problems.append("data.root is needed: the shards to train on, data.root=…")
     if trains and "://" in str(root) and OmegaConf.select(config, "data.epoch_size") is None:
         problems.append("shards behind a URL are not counted: say how many samples an epoch has, data.epoch_size=…")
-    for key in ("limit", "shots", "manifest"):
+    for key in ("limit", "shots", "manifest", "withhold"):
         if OmegaConf.select(config, f"data.{key}") is not None:
             problems.append(
                 f"data.{key} needs a table of the training pictures, and this data set is a stream of shards; "
