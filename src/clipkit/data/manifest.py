@@ -8,7 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import zip_longest
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from clipkit.data.added import add_pictures, added_names
 from clipkit.data.records import SPLITS, Records
 from clipkit.data.splits import name_order
 from clipkit.errors import UserError
@@ -23,6 +24,7 @@ from clipkit.errors import UserError
 __all__ = ["Choice", "Manifest", "shared_names", "with_splits", "write_manifest"]
 
 SHOWN = 5  # mismatches named in a message
+VALIDATE = 4  # at most so many added pictures of a class
 Pictures = dict[str, dict[str, list[str]]]  # names by split and class; those without a class stand under ""
 
 
@@ -43,33 +45,42 @@ class Manifest:
         choice: how they were chosen.
         class_names: of the data set, in order.
         pictures: names by split and class, relative to the data set's root.
+        added: absolute names of pictures from elsewhere, likewise; their classes may be the manifest's own, after all
+            of the data set's.
     """
 
     data: str
     choice: Choice
     class_names: tuple[str, ...]
     pictures: Pictures
+    added: Pictures = field(default_factory=dict)
 
     @classmethod
     def of(cls, records: Records, choice: Choice) -> "Manifest":
         """The split that records have now."""
         pictures: Pictures = {split: {} for split in SPLITS}
+        added: Pictures = {}
         names, splits = shared_names(records), records.table["split"].to_pylist()
+        own, elsewhere = records.table["image"].to_pylist(), added_names(records)
         for row in sorted(range(len(records)), key=lambda row: (records.labels[row], name_order(names[row]))):
-            listed = pictures[splits[row]].setdefault(_class(records, row), [])
-            if names[row] not in listed[-1:]:  # a picture that stands in several records is listed once
-                listed.append(names[row])
-        return cls(records.name, choice, records.class_names, pictures)
+            joined = own[row] in elsewhere
+            by_class = added.setdefault(splits[row], {}) if joined else pictures[splits[row]]
+            listed, name = by_class.setdefault(_class(records, row), []), own[row] if joined else names[row]
+            if name not in listed[-1:]:  # a picture that stands in several records is listed once
+                listed.append(name)
+        return cls(records.name, choice, records.class_names, pictures, added)
 
     @property
     def counts(self) -> dict[str, int]:
         """Pictures by split."""
-        return {split: sum(map(len, self.pictures[split].values())) for split in SPLITS}
+        both = (self.pictures, self.added)
+        return {split: sum(len(names) for part in both for names in part.get(split, {}).values()) for split in SPLITS}
 
     @property
     def fingerprint(self) -> str:
         """sha256 of the class names and the pictures, as compact JSON with sorted keys."""
-        text = json.dumps([self.class_names, self.pictures], sort_keys=True, separators=(",", ":"))
+        about = [self.class_names, self.pictures, *([self.added] if self.added else [])]
+        text = json.dumps(about, sort_keys=True, separators=(",", ":"))
         return sha256(text.encode()).hexdigest()
 
     @classmethod
@@ -91,7 +102,7 @@ class Manifest:
             raise UserError(f"{where} is no manifest as `manifest.json` of a run folder is one: {problem}")
         pictures = {split: content["splits"].get(split, {}) for split in SPLITS}
         choice = Choice(content["shots"], content["split_seed"])
-        manifest = cls(content["data"], choice, tuple(content["class_names"]), pictures)
+        manifest = cls(content["data"], choice, tuple(content["class_names"]), pictures, content.get("added", {}))
         manifest._refuse_repeated(where)
         if content.get("fingerprint") not in (None, manifest.fingerprint):
             raise UserError(
@@ -120,6 +131,7 @@ class Manifest:
             "fingerprint": self.fingerprint,
             "class_names": self.class_names,
             "splits": self.pictures,
+            **({"added": self.added} if self.added else {}),
         }
         part = path.with_name(f".{path.name}.part{os.getpid()}")
         try:
@@ -136,9 +148,11 @@ class Manifest:
             UserError: a picture is missing, has another class, or the class lists differ.
         """
         where = f"data.manifest={origin} (made from {self.data}) does not fit {records.name}"
+        joined = {label for by_class in self.added.values() for label in by_class} - set(records.class_names)
+        expected = [name for name in self.class_names if name not in joined]
         differing = [
             f"class {number} is {_quoted(theirs)} there and {_quoted(ours)} here"
-            for number, (theirs, ours) in enumerate(zip_longest(self.class_names, records.class_names))
+            for number, (theirs, ours) in enumerate(zip_longest(expected, records.class_names))
             if theirs != ours
         ]
         if differing:
@@ -164,8 +178,38 @@ class Manifest:
         counts = ", ".join(f"{split} {count:,}" for split, count in self.counts.items())
         how = "all pictures" if self.choice.shots is None else f"data.shots={self.choice.shots}"
         how += f", data.split_seed={self.choice.split_seed}"
-        note = f"pictures are those of data.manifest={origin}: {counts} ({how})"
-        return with_splits(records, splits).noting([note])
+        notes = [f"pictures are those of data.manifest={origin}: {counts} ({how})"]
+        found = with_splits(records, splits)
+        if self.added:
+            found = add_pictures(found, self.added, origin=f"data.manifest={origin}")
+            notes.append(
+                f"{len(added_names(found)):,} of them were added from elsewhere, as {', '.join(_classes(self.added))}"
+            )
+        return found.noting(notes)
+
+    def extended(self, label: str, names: Sequence[str]) -> tuple["Manifest", dict[str, int]]:
+        """With these pictures as class `label`, and how many of them train, validate, and are left over.
+
+        As many train as there are shots (without shots all but the fewest that validate), up to 4 others validate.
+
+        Args:
+            label: a class of the manifest, or a new one.
+            names: absolute file names, the most typical first; those that are in the manifest already are left out.
+        """
+        known = {name for by_class in self.added.values() for listed in by_class.values() for name in listed}
+        fresh = [name for name in dict.fromkeys(names) if name not in known]
+        shots = self.choice.shots
+        held = min(VALIDATE, len(fresh) // 5) if shots is None else min(shots, VALIDATE, max(0, len(fresh) - shots))
+        train = len(fresh) - held if shots is None else min(shots, len(fresh))
+        parts = {"train": fresh[:train], "val": fresh[train : train + held]}
+        added = {split: {**by_class} for split, by_class in self.added.items()}
+        for split, chosen in parts.items():
+            if chosen:
+                by_class = added.setdefault(split, {})
+                by_class[label] = [*by_class.get(label, []), *chosen]
+        classes = self.class_names if label in self.class_names else (*self.class_names, label)
+        counts = {split: len(chosen) for split, chosen in parts.items()}
+        return replace(self, class_names=classes, added=added), {**counts, "left": len(fresh) - sum(counts.values())}
 
     def _all(self) -> list[tuple[str, str, str]]:
         """(split, picture, class) of every entry."""
@@ -220,16 +264,31 @@ def _wrong_form(content: Any) -> str:
             return f'"{key}" is missing'
         if not isinstance(content[key], kind) or isinstance(content[key], bool):
             return f'"{key}" is {content[key]!r:.40}'
-    unknown = [split for split in content["splits"] if split not in SPLITS]
+    for key in ("splits", "added"):
+        problem = _wrong_pictures(key, content.get(key, {}))
+        if problem:
+            return problem
+    return "" if all(isinstance(name, str) for name in content["class_names"]) else '"class_names" holds no names'
+
+
+def _wrong_pictures(key: str, splits: Any) -> str:
+    """What is wrong with names by split and class; empty if nothing is."""
+    if not isinstance(splits, dict):
+        return f'"{key}" is {splits!r:.40}'
+    unknown = [split for split in splits if split not in SPLITS]
     if unknown:
-        return f'"splits" has {", ".join(unknown[:SHOWN])}; known are {", ".join(SPLITS)}'
-    for split, by_class in content["splits"].items():
+        return f'"{key}" has {", ".join(unknown[:SHOWN])}; known are {", ".join(SPLITS)}'
+    for split, by_class in splits.items():
         if not isinstance(by_class, dict):
             return f'"{split}" does not list pictures by class'
         for label, names in by_class.items():
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 return f'"{label}" in "{split}" is no list of names'
-    return "" if all(isinstance(name, str) for name in content["class_names"]) else '"class_names" holds no names'
+    return ""
+
+
+def _classes(pictures: Pictures) -> list[str]:
+    return list(dict.fromkeys(label for by_class in pictures.values() for label in by_class))
 
 
 def _quoted(name: str | None) -> str:
