@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also as `python benchmarks/clustering.py`
 
-from benchmarks.peers import CORES, HEADINGS, write_section
+from benchmarks.peers import CORES, write_section
 
 WIDTH, BLOBS, NOISE, NEIGHBOURS = 512, 300, 1.3, 10
 GOAL_TIME, GOAL_MEMORY = 60, 6
@@ -84,7 +84,6 @@ def main() -> None:
         "| way | pictures | seconds, number given | peak | seconds, number estimated | peak | before | agreement |\n"
         "|---|---|---|---|---|---|---|---|\n" + "\n".join(lines)
     )
-    HEADINGS.setdefault(PAGE, "# Discovery, measured")
     write_section("Clustering", text, ("scikit-learn", "scipy"), page=PAGE)
 
 

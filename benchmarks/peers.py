@@ -32,6 +32,7 @@ HEADINGS = {
     "TRAINING.md": "# Training, beside other trainers",
     "FEW_SHOT.md": "# Few-shot training, measured",
     "EVALUATION.md": "# Evaluation, measured and beside other tools",
+    "DISCOVERY.md": "# Discovery, measured",
 }
 ROOT = Path(__file__).parents[1]
 DISTINCT = 128  # pictures; further ones are links to these

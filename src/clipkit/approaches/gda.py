@@ -6,7 +6,6 @@ Run: python -m clipkit.train approach=gda data=emoji data.shots=16
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -19,7 +18,7 @@ from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.dual_encoder import DualEncoder
 from clipkit.models.heads.linear import LinearHead
 from clipkit.models.model import Model
-from clipkit.solvers.gda import fit_gda, search_alpha, text_prior
+from clipkit.solvers.gda import fit_gda, fit_gda_with_text, search_alpha
 from clipkit.solvers.temperature import fit_scale
 
 __all__ = ["GDA"]
@@ -81,19 +80,10 @@ class GDA(Approach):
         train, val = stored(features, "train", views), stored(features, "val")
         names, text = data.records.class_names, text_start(features.encoder, data)
         rows: Tensor = getattr(train, self.eats)  # [V, N, F]
-        prior = None
         if self.text == "prior":
-            expected = text_prior(train.embeds[0], train.labels, text.embeds)
-            rest = rows[0, :, expected.shape[1] :].double().mean(0)  # of the features a name says nothing
-            prior = torch.cat([expected, rest.expand(len(names), -1)], 1)
-        weights, bias = fit_gda(
-            rows.flatten(0, 1),
-            train.labels.repeat(views),
-            num_classes=len(names),
-            prior=prior,
-            prior_count=self.text_shots,
-            views=views,
-        )
+            weights, bias = fit_gda_with_text(rows, train.labels, text.embeds, text_shots=self.text_shots)
+        else:
+            weights, bias = fit_gda(rows.flatten(0, 1), train.labels.repeat(views), num_classes=len(names))
         x_val: Tensor = getattr(val, self.eats)[0]
         answers = x_val @ weights.T + bias
         if self.text == "logits":

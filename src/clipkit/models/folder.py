@@ -20,7 +20,7 @@ from clipkit.models.model import Model
 from clipkit.models.towers import Towers
 from clipkit.models.weights import check_names, copy_weights, each_tensor, tensor_shapes, uninitialized
 
-__all__ = ["load_encoder", "load_model", "save_model"]
+__all__ = ["load_encoder", "load_model", "save_model", "saved_towers"]
 
 FORMAT = 1
 SCALE = "::scale"
@@ -158,6 +158,15 @@ def _fill(own: dict[str, Tensor], file: Path, *, loaded: tuple[str, ...]) -> Non
 def load_encoder(path: str) -> DualEncoder:
     """The dual encoder of a model folder, to start training from."""
     return load_model(path).encoder
+
+
+def saved_towers(name: str | Path) -> Towers | None:
+    """How the towers of a saved model are kept ("pretrained": by name); None if there is no such folder."""
+    try:
+        towers: Towers = json.loads((_find(Path(name)) / "model.json").read_text())["towers"]
+    except (UserError, OSError, KeyError, json.JSONDecodeError):
+        return None
+    return towers
 
 
 def build(spec: Any, trusted: tuple[str, ...]) -> Any:

@@ -26,7 +26,14 @@ INK, PALE = "#3a424a", "#9aa3ad"
 PER_CENT = (0.1, 0.5, 2, 5, 10, 20, 40, 60, 80, 90, 95, 98, 99.5, 99.9)
 
 
-def novelty_density(known: ArrayLike, novel: ArrayLike, threshold: float, *, xlabel: str = "novelty score") -> Figure:
+def novelty_density(
+    known: ArrayLike,
+    novel: ArrayLike,
+    threshold: float,
+    *,
+    xlabel: str = "novelty score",
+    kinds: tuple[str, str] = ("known", "novel"),
+) -> Figure:
     """Histograms of both kinds' scores, each adding up to 100 %, and what lies on either side of the threshold.
 
     Scores far out are counted in the outermost bins, which the axis then says.
@@ -35,16 +42,17 @@ def novelty_density(known: ArrayLike, novel: ArrayLike, threshold: float, *, xla
         known, novel: scores, higher is more novel, equal scores allowed; there may be no novel one.
         threshold: a score above it means novel.
         xlabel: what the score is, for example the detector's name.
+        kinds: what the two are called.
     """
-    kinds = [("known", np.asarray(known, float), COLOURS[0]), ("novel", np.asarray(novel, float), COLOURS[1])]
-    every = np.concatenate([values for _, values, _ in kinds])
-    edges = _edges(kinds[0][1], every, threshold, fewest=min(len(values) for _, values, _ in kinds if len(values)))
+    drawn = [(kinds[0], np.asarray(known, float), COLOURS[0]), (kinds[1], np.asarray(novel, float), COLOURS[1])]
+    every = np.concatenate([values for _, values, _ in drawn])
+    edges = _edges(drawn[0][1], every, threshold, fewest=min(len(values) for _, values, _ in drawn if len(values)))
     low, high = edges[0], edges[-1]
     with style():
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         ax = figure.subplots()
         ax.axvspan(threshold, high, color="#f1f3f5", zorder=0, linewidth=0)
-        for place, (name, values, colour) in enumerate(kinds):
+        for place, (name, values, colour) in enumerate(drawn):
             if not len(values):
                 continue
             inside = np.clip(values, low, high)
@@ -56,7 +64,7 @@ def novelty_density(known: ArrayLike, novel: ArrayLike, threshold: float, *, xla
             if len(values) <= FEW:
                 ax.plot(inside, np.full(len(inside), -0.03 - 0.035 * place), "|", transform=ax.get_xaxis_transform(),
                         color=colour, markersize=6, markeredgewidth=1.2, clip_on=False)  # fmt: skip
-        if any(len(values) <= FEW for _, values, _ in kinds):
+        if any(len(values) <= FEW for _, values, _ in drawn):
             ax.tick_params(axis="x", pad=12)
         ax.axvline(threshold, color=INK, linewidth=1.3, linestyle=(0, (4, 2)), label=f"threshold {threshold:.4g}")
         for words, side, shift in (("taken for known", "right", -5), ("called novel", "left", 5)):

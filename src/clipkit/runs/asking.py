@@ -31,7 +31,7 @@ def choose_templates(config: DictConfig) -> list[str] | None:
 
 def check_question(config: DictConfig) -> list[str]:
     """What is wrong with the keys of `predict` and `search`; nothing for the other commands."""
-    if "images" not in config:
+    if "images" not in config or "action" in config:  # discover asks for itself
         return []
     problems = [] if is_missing(config, "images") else _places(config, "images", patterns=True)
     if "labels" in config:

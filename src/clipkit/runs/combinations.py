@@ -7,6 +7,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from clipkit.runs.asking import check_question
 from clipkit.runs.choices import NAMES_ELSEWHERE, groups, named_backbones, read_option
 from clipkit.runs.compose import is_missing, missing_keys
+from clipkit.runs.discover_keys import check_discovery
 
 __all__ = ["check_combination"]
 
@@ -62,6 +63,7 @@ def check_combination(config: DictConfig) -> list[str]:
                     f"({', '.join(named_backbones())})"
                 )
     problems += check_question(config)
+    problems += check_discovery(config)
     problems += _between_two_models(config)
     problems += _association(config)
     if OmegaConf.select(config, "save.towers") == "pretrained":

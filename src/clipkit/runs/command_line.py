@@ -10,6 +10,7 @@ __all__ = ["literal", "prepare", "quoted", "split_flags", "unquoted"]
 
 LITERAL = (
     "labels", "templates", "query", "query_image", "images", "index", "model", "resume", "base", "root",
+    "fitted", "store", "vocabulary", "label", "manifest",
     "association.labels", "association.file",
     "data.root", "data.val_root", "data.test_root", "data.file", "data.manifest", "backbone.path", "backbone.name",
     "backbone.text.tokenizer", "name", "output",

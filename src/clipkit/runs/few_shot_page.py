@@ -53,11 +53,11 @@ def show_curve(curve: Curve, *, notes: Sequence[str]) -> None:
     """Print the table, what is missing, and where the files are."""
     for place in curve.places:
         header, rows = curve.grid(place)
-        shown = Table(header_style="bold", box=None, pad_edge=False)
+        shown = Table(header_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for index, name in enumerate(header):
             shown.add_column(name, justify="right" if index else "left", no_wrap=True)
         for row in rows:
-            shown.add_row(*row)
+            shown.add_row(*(cell.replace(" ± 0.", " ±.") for cell in row))  # five columns fit into 80
         console.print(f"\n[bold]{place} · top-1, mean ± standard deviation over seeds[/bold]", soft_wrap=True)
         console.print(shown)
     console.print()

@@ -44,6 +44,13 @@ EXAMPLES = {
         "python -m clipkit.search model=emoji_clip images=pictures query='[a cat,a red car]' top=50",
         "python -m clipkit.search model=emoji_clip images=pictures query_image=like_this.jpg",
     ),
+    "discover": (
+        "python -m clipkit.discover action=evaluate data=emoji",
+        "python -m clipkit.discover action=fit data=folder data.root=pictures name=known",
+        "python -m clipkit.discover action=score fitted=outputs/discover/known images=more store=found",
+        "python -m clipkit.discover action=cluster store=found",
+        'python -m clipkit.discover action=accept store=found cluster=0 label="a kind" fitted=outputs/discover/known',
+    ),
     "export": (
         "python -m clipkit.export model=outputs/train/my_run format=transformers",
         "python -m clipkit.export model=open_clip:ViT-B-32/laion2b_s34b_b79k output=my_clip",

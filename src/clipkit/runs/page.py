@@ -76,10 +76,12 @@ def write_page(path: Path, *, title: str, lead: str, parts: Sequence[str], css: 
         raise
 
 
-def write_run_page(folder: Path, *, title: str, lead: str, parts: Sequence[str], css: str = "") -> None:
-    """Write a run's `report.html`: `write_page`, but for a person; `UserError` if the folder cannot be written."""
+def write_run_page(
+    folder: Path, *, title: str, lead: str, parts: Sequence[str], css: str = "", name: str = "report.html"
+) -> None:
+    """Write a run's page: `write_page`, but for a person; `UserError` if the folder cannot be written."""
     try:
-        write_page(folder / "report.html", title=title, lead=lead, parts=parts, css=css)
+        write_page(folder / name, title=title, lead=lead, parts=parts, css=css)
     except OSError as error:
         raise UserError(f"the report could not be written to {folder}: {error}") from error
 

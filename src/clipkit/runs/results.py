@@ -204,7 +204,7 @@ def closing_table(title: str, metrics: Mapping[str, float], places: Mapping[str,
     for row in rows:
         table.add_row(*row)
     console.print()
-    console.print(table)
+    console.print(table if rows else title)
     console.print()
     for what, place in places.items():
         console.print(f"  {what:<11} {place}", soft_wrap=True)

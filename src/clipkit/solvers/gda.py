@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clipkit.solvers.tip_adapter import blend_score
 
-__all__ = ["ALPHAS", "NEVER", "fit_gda", "search_alpha", "text_prior"]
+__all__ = ["ALPHAS", "NEVER", "fit_gda", "fit_gda_with_text", "search_alpha", "text_prior"]
 
 ALPHAS = (0.0, *(10 ** (step / 10 - 5) for step in range(71)))  # 0, 0.00001 … 100
 NEVER = -1e4  # the bias of a class of which nothing is known
@@ -74,6 +74,29 @@ def fit_gda(
     bias = -0.5 * (weights * means).sum(1)
     weights[~known], bias[~known] = 0.0, NEVER
     return weights.float(), bias.float()
+
+
+def fit_gda_with_text(rows: Tensor, labels: Tensor, text: Tensor, *, text_shots: float) -> tuple[Tensor, Tensor]:
+    """`fit_gda` where the class texts are the prior of the class means, as if each were so many pictures.
+
+    Args:
+        rows: [V, N, F] of V views of N pictures, the first the pictures themselves; the first D columns are embeddings
+            of unit length. Of the others the texts say nothing: there a class is expected at the pictures' centre.
+        labels: [N].
+        text: [C, D] of the classes' sentences, rows of unit length.
+        text_shots: how many pictures a text counts for.
+    """
+    expected = text_prior(rows[0, :, : text.shape[1]], labels, text)
+    rest = rows[0, :, text.shape[1] :].double().mean(0)
+    prior = torch.cat([expected, rest.expand(len(text), -1)], 1)
+    return fit_gda(
+        rows.flatten(0, 1),
+        labels.repeat(len(rows)),
+        num_classes=len(text),
+        prior=prior,
+        prior_count=text_shots,
+        views=len(rows),
+    )
 
 
 def text_prior(embeds: Tensor, labels: Tensor, text: Tensor) -> Tensor:
