@@ -109,7 +109,11 @@ class Fitted:
 
     def scores(self, seen: Signals) -> dict[str, Scores]:
         """[M] of each detector, higher is more novel."""
-        return {name: detector.score(seen) for name, detector in self.detectors.items()}
+        found = {n: one.score(seen) for n, one in self.detectors.items() if not isinstance(one, RankAverage)}
+        for name, one in self.detectors.items():
+            if isinstance(one, RankAverage):  # of all the others, which need not score again
+                found[name] = one.average(list(found.values()))
+        return found
 
     @property
     def fingerprint(self) -> str:

@@ -40,8 +40,11 @@ class RankAverage:
 
     def score(self, seen: Signals) -> Scores:
         """[M], higher is more novel: the mean of the members' ranks (see `rank_among`)."""
-        pairs = zip(self.members, self._references, strict=True)
-        ranks = [rank_among(reference, member.score(seen)) for member, reference in pairs]
+        return self.average([member.score(seen) for member in self.members])
+
+    def average(self, scores: Sequence[Scores]) -> Scores:
+        """[M] from the members' own [M] scores, in their order, where these are known already."""
+        ranks = [rank_among(reference, values) for reference, values in zip(self._references, scores, strict=True)]
         return np.asarray(np.mean(ranks, axis=0))
 
 
