@@ -13,7 +13,7 @@ from conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.S)
-PAGES = [(ROOT / "docs" / name).read_text() for name in ("data.md", "few_shot.md")]
+PAGES = [(ROOT / "docs" / name).read_text() for name in ("data.md", "few_shot.md", "discovery.md")]
 SHELL = [*BLOCKS, *(block for page in PAGES for block in re.findall(r"```(\w*)\n(.*?)```", page, flags=re.S))]
 COMMANDS = [line for kind, text in SHELL if kind == "bash" for line in text.splitlines() if line.startswith("python")]
 
@@ -23,7 +23,7 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files that the README's examples assume."""
     for name in ("captions.csv", "captions.tsv"):
         (tmp_path / name).write_text("image,caption\n")
-    for name in ("pictures", "outputs/train/mine/model", "shards/val"):
+    for name in ("pictures", "outputs/train/mine/model", "shards/val", "incoming", "found", "outputs/discover/known"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "outputs/train/mine/manifest.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
@@ -54,7 +54,8 @@ def test_the_python_of_the_readme_runs() -> None:
 
 
 def test_every_file_that_the_documents_name_exists() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/data.md", "docs/few_shot.md"):
+    pages = ("design.md", "data.md", "few_shot.md", "discovery.md")
+    for document in ("README.md", "CONTRIBUTING.md", *(f"docs/{page}" for page in pages)):
         text = (ROOT / document).read_text()
         for name in re.findall(r"`((?:docs|src|conf|tests|benchmarks)/[\w./-]+\.\w+)`", text):
             assert (ROOT / name).exists() or "NAME" in name, f"{document} names {name}"

@@ -60,6 +60,18 @@ def test_distances_are_those_of_scikit_learn_and_of_the_formulas(space: str) -> 
         assert detector.notes == []
 
 
+def test_the_empirical_covariance_is_the_papers_as_pytorch_ood_computes_it() -> None:
+    """Half the square of our distance, over the number of pictures, is their score: they sum where we take the mean."""
+    (known, labels), (seen, _) = signals(400, 0, around=2), signals(50, 1, around=1)
+    rows, asked = known.embeds.astype(np.float64), seen.embeds.astype(np.float64)
+    means = np.stack([rows[labels == label].mean(0) for label in range(CLASSES)])
+    scatter = (rows - means[labels]).T @ (rows - means[labels]) + 1e-6 * np.eye(rows.shape[1])
+    apart = asked[:, None] - means[None]
+    theirs = 0.5 * np.einsum("mcd,de,mce->mc", apart, np.linalg.inv(scatter), apart).min(1)
+    ours = Mahalanobis(covariance="empirical").fit(known, labels).score(seen)
+    np.testing.assert_allclose(ours**2 / 2 / len(rows), theirs, rtol=1e-6)
+
+
 @pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0, 20.0])
 def test_scores_of_the_classifier_are_those_of_the_formulas(temperature: float) -> None:
     (known, labels), (seen, _) = signals(20, 0), signals(30, 1)

@@ -116,13 +116,22 @@ class KNN(DistanceDetector):
 class Mahalanobis(DistanceDetector):
     """The least Mahalanobis distance to a class's mean, all classes having one covariance (arXiv 1807.03888, eq. 2).
 
-    The covariance is Ledoit and Wolf's (2004), shrunk towards a sphere: it can be inverted with any number of pictures.
-
     Args:
+        covariance: "ledoit_wolf" (2004) is shrunk towards a sphere, and can be inverted with any number of pictures;
+            "empirical" is the paper's, the mean of outer products, with a millionth added to their sum (as pytorch-ood
+            has it): for many more pictures than dimensions.
         space: see `DistanceDetector`.
     """
 
     name = "mahalanobis"
+
+    def __init__(
+        self, *, covariance: Literal["ledoit_wolf", "empirical"] = "ledoit_wolf", space: Space = "embeds"
+    ) -> None:
+        super().__init__(space=space)
+        if covariance not in ("ledoit_wolf", "empirical"):
+            raise UserError(f"mahalanobis.covariance={covariance}: choose from ledoit_wolf, empirical")
+        self.covariance = covariance
 
     def _learn(self, rows: Rows, labels: Labels) -> None:
         classes, numbers = np.unique(labels, return_inverse=True)
@@ -135,6 +144,8 @@ class Mahalanobis(DistanceDetector):
         if size <= np.finfo(np.float32).eps ** 2:  # no more than rounding: there is no direction to learn
             self._say("pictures of a class do not differ (one each, or copies): the distance is Euclidean")
             covariance = np.eye(rows.shape[1])
+        elif self.covariance == "empirical":
+            covariance = (exact.T @ exact + 1e-6 * np.eye(exact.shape[1])) / len(exact)
         else:
             covariance, shrinkage = ledoit_wolf(exact, assume_centered=True)
             if shrinkage < LEAST_SHRINKAGE:
