@@ -28,7 +28,7 @@ OPENMOJI = "@iconify-json/openmoji@1.2.29"
 CLASSES, TRAINING, MOST, SHOTS = 25, 20, 60, 16
 TEMPLATE = '["a drawing of {}"]'
 APPROACHES = (
-    *("linear_probe", "tip_adapter", "tip_adapter_f", "lp_plus_plus", "cosine_text_init", "mlp", "aamp_mlp"),
+    *("linear_probe", "gda", "tip_adapter", "tip_adapter_f", "lp_plus_plus", "cosine_text_init", "mlp", "aamp_mlp"),
     *("logits_mlp", "contrastive_finetune", "aamp_contrastive", "lora"),
 )
 
