@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from clipkit.data.added import add_pictures, added_names
+from clipkit.data.manifest_form import wrong_form
 from clipkit.data.records import SPLITS, Records
 from clipkit.data.splits import name_order
 from clipkit.errors import UserError
@@ -97,7 +97,7 @@ class Manifest:
             raise UserError(f"{where} cannot be read: {error.strerror or error}") from error
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is no JSON, or half of it: {error}") from error
-        problem = _wrong_form(content)
+        problem = wrong_form(content)
         if problem:
             raise UserError(f"{where} is no manifest as `manifest.json` of a run folder is one: {problem}")
         pictures = {split: content["splits"].get(split, {}) for split in SPLITS}
@@ -252,39 +252,6 @@ def shared_names(records: Records) -> list[str]:
 def _class(records: Records, row: int) -> str:
     label = int(records.labels[row])
     return records.class_names[label] if label >= 0 else ""
-
-
-def _wrong_form(content: Any) -> str:
-    """What is missing or of another kind; empty if nothing is."""
-    if not isinstance(content, dict):
-        return "it holds no JSON object"
-    kinds = {"data": str, "shots": int | None, "split_seed": int, "class_names": list, "splits": dict}
-    for key, kind in kinds.items():
-        if key not in content:
-            return f'"{key}" is missing'
-        if not isinstance(content[key], kind) or isinstance(content[key], bool):
-            return f'"{key}" is {content[key]!r:.40}'
-    for key in ("splits", "added"):
-        problem = _wrong_pictures(key, content.get(key, {}))
-        if problem:
-            return problem
-    return "" if all(isinstance(name, str) for name in content["class_names"]) else '"class_names" holds no names'
-
-
-def _wrong_pictures(key: str, splits: Any) -> str:
-    """What is wrong with names by split and class; empty if nothing is."""
-    if not isinstance(splits, dict):
-        return f'"{key}" is {splits!r:.40}'
-    unknown = [split for split in splits if split not in SPLITS]
-    if unknown:
-        return f'"{key}" has {", ".join(unknown[:SHOWN])}; known are {", ".join(SPLITS)}'
-    for split, by_class in splits.items():
-        if not isinstance(by_class, dict):
-            return f'"{split}" does not list pictures by class'
-        for label, names in by_class.items():
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                return f'"{label}" in "{split}" is no list of names'
-    return ""
 
 
 def _classes(pictures: Pictures) -> list[str]:
