@@ -3,7 +3,7 @@
 Run: python -m clipkit.discover action=evaluate data=emoji                              how well it works
      python -m clipkit.discover action=fit data=folder data.root=DIR name=known        what is known
      python -m clipkit.discover action=score fitted=outputs/discover/known images=DIR store=FOUND
-     python -m clipkit.discover action=cluster store=FOUND                              what the novel ones are
+     python -m clipkit.discover action=cluster store=FOUND fitted=outputs/discover/known  what they are
      python -m clipkit.discover action=accept store=FOUND cluster=0 label="a kind" fitted=outputs/discover/known
 """
 

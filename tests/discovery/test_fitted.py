@@ -30,13 +30,9 @@ def test_most_of_what_is_novel_lies_beyond_the_line_of_most() -> None:
     assert caught[RANK_AVERAGE] > 0.6
 
 
-def test_without_validation_pictures_a_fifth_of_training_sets_the_lines_and_this_is_said() -> None:
-    nothing = HELD_OUT.take(np.zeros(0, np.int64))
-    fitted = Fitted.fit(KNOWN, labels(12), nothing)
-    assert (len(fitted.known), len(fitted.held_out)) == (38, 10)
-    assert "10 of the training pictures set thresholds" in fitted.notes[0]
-    together = np.concatenate([fitted.known.embeds, fitted.held_out.embeds])
-    assert sorted(map(tuple, together.tolist())) == sorted(map(tuple, KNOWN.embeds.tolist()))
+def test_without_other_known_pictures_there_is_no_line() -> None:
+    with pytest.raises(UserError, match="there are none"):
+        Fitted.fit(KNOWN, labels(12), HELD_OUT.take(np.zeros(0, np.int64)))
 
 
 def test_what_is_saved_scores_alike_to_the_bit(tmp_path: Path) -> None:
@@ -95,9 +91,3 @@ def test_a_damaged_folder_is_refused_with_the_way_out(tmp_path: Path, harm: str)
 def test_what_cannot_be_is_refused(options: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         Fitted.fit(KNOWN, labels(12), HELD_OUT, **options)  # type: ignore[arg-type]  # wrong on purpose
-
-
-def test_one_known_picture_cannot_both_teach_and_judge() -> None:
-    one = KNOWN.take(np.arange(1))
-    with pytest.raises(UserError, match="1 known picture"):
-        Fitted.fit(one, labels(12)[:1], one.take(np.zeros(0, np.int64)))

@@ -44,7 +44,7 @@ def _looking(model: object, whole: Records, features: torch.Tensor) -> Looking:
     def group(embeds: NDArray[np.float32], number: int | None) -> Clusters:
         return cluster(embeds, number=number)
 
-    return Looking(lambda part: of_records(part, whole, features), watcher, None, {}, 0.1, group)
+    return Looking(lambda part: of_records(part, whole, features), watcher, None, {}, 0.1, "mahalanobis", group)
 
 
 def outcome(records: Records, looking: Looking, names: Sequence[str] = ("kind c", "kind f")) -> Outcome:
@@ -103,7 +103,8 @@ def test_too_few_classes_leave_the_choice_open(world: tuple[Records, Looking, to
     known, withheld = withhold(records, CLASSES[3:])
     assert rehearse(known, looking, share=0.3, seed=1) == {}
     found = evaluate_split(Split(known, withheld), looking, share=0.3, seed=1)
-    assert found.chosen in found.metrics
+    assert found.chosen == "mahalanobis"  # the default
+    assert "mahalanobis decides" in found.notes[-1]
     assert "validation" not in found.metrics[found.chosen]
 
 

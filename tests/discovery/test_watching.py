@@ -56,9 +56,13 @@ def test_few_pictures_teach_what_names_do_not_say(model: Model) -> None:
 def test_the_models_own_classifier_must_know_these_classes(model: Model, tmp_path: Path) -> None:
     own = Watcher.own(model, CLASSES, templates=TEMPLATES)
     assert own.classifier is model.classifier
-    with pytest.raises(UserError, match="one of 3 classes: take classifier=few_shot"):
-        Watcher.own(model, ("red", "green"), templates=TEMPLATES)
-    with pytest.raises(UserError, match="this one has none"):
+    some = Watcher.own(model, ("blue", "red"), templates=TEMPLATES)
+    np.testing.assert_array_equal(
+        some.signals(features(model)).logits, own.signals(features(model)).logits[:, [CLASSES.index("blue"), 0]]
+    )
+    with pytest.raises(UserError, match="does not know pink: take classifier=few_shot"):
+        Watcher.own(model, ("red", "pink"), templates=TEMPLATES)
+    with pytest.raises(UserError, match="this one has no classifier"):
         Watcher.own(small_model(tmp_path), CLASSES, templates=TEMPLATES)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from clipkit.discovery.detectors import DETECTORS
+from clipkit.discovery.fitted import RANK_AVERAGE
+from clipkit.discovery.store import NoveltyStore
 from clipkit.errors import UserError
 from clipkit.models.folder import save_model
+from clipkit.runs import discover_keys
 from clipkit.runs.validate import check_command_line
 from conftest import Command
 from galleries import small_model
@@ -134,9 +139,10 @@ def test_a_store_grows_is_grouped_and_a_group_becomes_a_class_that_trains(place:
     assert trained.returncode == 0, trained.stdout + trained.stderr
     about = json.loads((place.folder / "outputs/train/t/model/model.json").read_text())
     assert about["classifier"]["class_names"] == [*sorted(COLOURS), "a ring"]
-    rest = place.discover("action=accept", "store=found", f"cluster={rings}", "label=again", "name=a2")
+    rest = place.discover("action=accept", "store=found", f"cluster={rings}", "label=again", "name=a2", FITTED)
     assert rest.returncode == 2
     assert "novel no longer" in rest.stderr
+    assert not (place.made("a2") / "manifest.json").exists()
 
 
 def test_pictures_can_be_grouped_without_anything_known(place: Place) -> None:
@@ -204,6 +210,53 @@ def test_broken_pictures_are_listed_and_the_others_scored(place: Place) -> None:
     assert "bad.png" in (place.made("mixed") / "broken_images.csv").read_text()
 
 
+def test_pictures_that_are_gone_cannot_be_accepted_and_nothing_changes(place: Place) -> None:
+    for n in range(6):
+        paint(place.folder / "brief" / f"{n}.png", (0, 0, 0), 900 + n, 0)
+    assert place.discover("action=score", FITTED, "images=brief", "store=brief_store", "name=b1").returncode == 0
+    grouped = place.discover("action=cluster", "store=brief_store", FITTED, "name=b2", "clustering.number=1")
+    assert grouped.returncode == 0, grouped.stderr
+    for file in (place.folder / "brief").iterdir():
+        file.unlink()
+    gone = place.discover("action=accept", "store=brief_store", "cluster=0", "label=gone", FITTED, "name=b3")
+    assert gone.returncode == 2
+    assert "is where it was" in gone.stderr
+    for n in range(6):
+        paint(place.folder / "brief" / f"{n}.png", (0, 0, 0), 900 + n, 0)
+    back = place.discover("action=accept", "store=brief_store", "cluster=0", "label=' back '", FITTED, "name=b4")
+    assert back.returncode == 0, back.stderr
+    assert json.loads((place.made("b4") / "manifest.json").read_text())["class_names"][-1] == "back"
+
+
+def test_what_was_seen_before_a_kill_is_kept(place: Place) -> None:
+    for n in range(240):
+        paint(place.folder / "long" / f"{n:03}.png", (0, 0, 0), 3000 + n, n % 2)
+    process = place.run.start(
+        "discover", "action=score", FITTED, "images=long", "store=killed", "name=k", "batch_size=8", "device=cpu"
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and _rows(place.folder / "killed") < 16:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    kept = _rows(place.folder / "killed")
+    assert kept >= 16
+    again = place.discover("action=score", FITTED, "images=long", "store=killed", "name=k2", "report=false")
+    assert f"{240 - kept} of 240 pictures were new" in again.stdout
+
+
+def _rows(folder: Path) -> int:
+    try:
+        return len(NoveltyStore.existing(folder))
+    except UserError:
+        return 0
+
+
+def test_the_names_of_detectors_that_are_checked_are_all_that_there_are() -> None:
+    assert tuple(DETECTORS) == discover_keys.DETECTORS
+    assert discover_keys.RANK_AVERAGE == RANK_AVERAGE
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
@@ -214,6 +267,13 @@ def test_broken_pictures_are_listed_and_the_others_scored(place: Place) -> None:
         (["action=score", "fitted=nowhere", "images=."], "fitted=nowhere: no such file or folder"),
         (["action=score", "fitted=.", "images=nowhere"], "images=nowhere: no such file or folder"),
         (["action=cluster"], "images or store is needed"),
+        (["action=cluster", "store=."], "fitted is needed to cluster a store"),
+        (["action=accept", "store=.", "cluster=1", "label=x"], "fitted or manifest is needed"),
+        (["action=accept", "store=.", "cluster=one"], "cluster=one: a whole number from 0"),
+        (["clustering.number=2.5"], "clustering.number=2.5: a whole number from 1"),
+        (["clustering.number=2", "clustering.distance=1"], "give one of them"),
+        (["clustering.distance=far"], "clustering.distance=far: a number above 0"),
+        (["detectors=[]"], "detectors=[] names none"),
         (["action=accept", "store=."], "cluster is needed for action=accept"),
         (["action=accept", "store=.", "cluster=1"], "label is needed for action=accept"),
         (["detectors=[knn,lofi]"], "did you mean lof?"),

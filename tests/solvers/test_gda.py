@@ -140,3 +140,14 @@ def test_the_scale_has_the_least_loss() -> None:
     losses = [cross_entropy(factor * scale * logits.double(), labels).item() for factor in (0.98, 1.0, 1.02)]
     assert losses[1] == min(losses)
     assert fit_scale(logits[:0], labels[:0]) == 1
+
+
+@pytest.mark.parametrize("noise", [1e-7, 1e-3, 1e-1])
+def test_a_class_of_which_nothing_is_known_is_never_the_answer_however_tight_the_others_are(noise: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = normalize(torch.randn(4, 10, generator=generator))
+    labels = torch.arange(4).repeat(2)
+    rows = centres[labels] + noise * torch.randn(8, 10, generator=generator)
+    weights, bias = fit_gda(rows, labels, num_classes=6)
+    asked = normalize(torch.randn(200, 10, generator=generator))
+    assert ((asked @ weights.T + bias).argmax(1) < 4).all()

@@ -6,6 +6,7 @@ Run: python -m clipkit.train approach=gda data=emoji data.shots=16
 from collections.abc import Mapping
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -84,18 +85,19 @@ class GDA(Approach):
             weights, bias = fit_gda_with_text(rows, train.labels, text.embeds, text_shots=self.text_shots)
         else:
             weights, bias = fit_gda(rows.flatten(0, 1), train.labels.repeat(views), num_classes=len(names))
-        x_val: Tensor = getattr(val, self.eats)[0]
+        taught = torch.isin(val.labels, train.labels)  # of other classes it can only be wrong
+        x_val, y_val = getattr(val, self.eats)[0][taught], val.labels[taught]
         answers = x_val @ weights.T + bias
         if self.text == "logits":
             zero_shot = pad(text.logit_scale * text.embeds, (0, weights.shape[1] - text.embeds.shape[1]))
             unit = text.logit_scale / CLIP_SCALE
             alpha = PAPER_ALPHA if self.alpha == "auto" else float(self.alpha)
-            if self.alpha == "auto" and len(val) > 0:
-                alpha = search_alpha(x_val @ zero_shot.T, answers, val.labels, unit=unit)
+            if self.alpha == "auto" and len(y_val) > 0:
+                alpha = search_alpha(x_val @ zero_shot.T, answers, y_val, unit=unit)
             weights, bias = zero_shot + unit * alpha * weights, unit * alpha * bias
             self.chosen = {"alpha": alpha}
         else:
-            scale = fit_scale(answers, val.labels)
+            scale = fit_scale(answers, y_val)
             weights, bias = scale * weights, scale * bias
             self.chosen = {"scale": scale}
         self.head = LinearHead(names, in_features=weights.shape[1], eats=self.eats).to(weights.device)

@@ -54,18 +54,29 @@ class WithEncodedFiles(WithFiles):
         return FILES.read(name) if name in self.files else self.reader.read(name)
 
 
-def add_pictures(records: Records, pictures: Mapping[str, Mapping[str, Sequence[str]]], *, origin: str) -> Records:
+def add_pictures(
+    records: Records, pictures: Mapping[str, Mapping[str, Sequence[str]]], *, own: Sequence[str], origin: str
+) -> Records:
     """The records, and these files: classes that the data set does not have come after its own.
 
+    Files that are pictures of the data set itself are left out, with a note: they would train and test at once.
+
     Args:
-        records: a data set.
+        records: the chosen part of a data set.
         pictures: absolute file names by split and class.
+        own: the names of all pictures of the data set, as its reader takes them.
         origin: who names them, for messages.
 
     Raises:
         UserError: a file is not there.
     """
-    rows = [(split, label, name) for split, by in pictures.items() for label, names in by.items() for name in names]
+    root = getattr(records.reader, "root", None)
+    places = set() if root is None else {os.path.realpath(os.path.join(root, name)) for name in own}
+    listed = [(split, label, name) for split, by in pictures.items() for label, names in by.items() for name in names]
+    rows = [row for row in listed if os.path.realpath(row[2]) not in places]
+    if len(rows) < len(listed):
+        left_out = len(listed) - len(rows)
+        records = records.noting([f"{left_out} added pictures are pictures of the data set itself, and are left out"])
     missing = [name for _, _, name in rows if not os.path.isfile(name)]
     if missing:
         shown = ", ".join(missing[:SHOWN]) + (" …" if len(missing) > SHOWN else "")

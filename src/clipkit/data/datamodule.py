@@ -83,9 +83,8 @@ class PairData(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.withheld: Records | None = None
         if withhold is not None:
-            records, self.withheld = withhold_classes(records, withhold, seed=split_seed)
+            records, _ = withhold_classes(records, withhold, seed=split_seed)
         chosen, self.choice = choose_pictures(records, shots=shots, split_seed=split_seed, manifest=manifest)
         self.all_records = caption_records(chosen, templates, mode=captions, generated=generated, split_seed=split_seed)
         self.captions = captions

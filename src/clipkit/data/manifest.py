@@ -181,7 +181,8 @@ class Manifest:
         notes = [f"pictures are those of data.manifest={origin}: {counts} ({how})"]
         found = with_splits(records, splits)
         if self.added:
-            found = add_pictures(found, self.added, origin=f"data.manifest={origin}")
+            own = records.table["image"].to_pylist()
+            found = add_pictures(found, self.added, own=own, origin=f"data.manifest={origin}")
             notes.append(
                 f"{len(added_names(found)):,} of them were added from elsewhere, as {', '.join(_classes(self.added))}"
             )

@@ -22,7 +22,9 @@ SHOWN = 8  # classes named in a note
 LISTED = 60  # class names listed in an error
 
 
-def withhold(records: Records, classes: Sequence[str] | float, *, seed: int = 1) -> tuple[Records, Records]:
+def withhold(
+    records: Records, classes: Sequence[str] | float, *, seed: int = 1, key: str = "data.withhold"
+) -> tuple[Records, Records]:
     """Divide a data set into the classes that stay, and those that are withheld, each with labels of its own.
 
     Pictures without a class stay. Which classes a share withholds follows from their names and the seed alone.
@@ -31,6 +33,7 @@ def withhold(records: Records, classes: Sequence[str] | float, *, seed: int = 1)
         records: of all splits.
         classes: names of classes, or the share of the classes to be drawn, between 0 and 1.
         seed: of the draw.
+        key: what `classes` are called in messages.
 
     Returns:
         What stays, with a note that says what was left out, and what is withheld.
@@ -40,7 +43,7 @@ def withhold(records: Records, classes: Sequence[str] | float, *, seed: int = 1)
     """
     names = records.class_names
     asked = classes if isinstance(classes, float | int) else "[" + ", ".join(map(str, classes)) + "]"
-    said = f"data.withhold={asked}"
+    said = f"{key}={asked}"
     if not (records.labels >= 0).any() or not names:
         raise UserError(
             f"{said} leaves out classes, and {records.name} has no labels: use data with classes (data=emoji, "

@@ -73,7 +73,7 @@ class Detector(ABC):
 
 
 def at_least_one(what: str, value: int) -> int:
-    if value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UserError(f"{what}={value}: a whole number from 1 is expected")
     return value
 

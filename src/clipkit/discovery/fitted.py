@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from clipkit.data.randomness import permutation
 from clipkit.discovery.detector import Detector
 from clipkit.discovery.detectors import make_detectors
 from clipkit.discovery.rank_average import RankAverage
@@ -30,7 +29,6 @@ __all__ = ["RANK_AVERAGE", "Fitted"]
 
 FORMAT = 1
 RANK_AVERAGE = RankAverage.name
-HELD_OUT = 0.2  # share of the training pictures that sets thresholds where there is no validation
 Scores = NDArray[np.float64]
 
 
@@ -67,19 +65,16 @@ class Fitted:
         names: Sequence[str] | None = None,
         options: Mapping[str, Mapping[str, Any]] | None = None,
         false_alarms: float = 0.05,
-        seed: int = 0,
     ) -> "Fitted":
         """Fit on known training pictures, set thresholds on other known ones. No other picture is looked at.
 
         Args:
-            known: training pictures, two or more.
+            known: training pictures.
             labels: [N] their classes.
-            held_out: known pictures for validation; without any, a fifth of the training pictures, which then do not
-                train.
+            held_out: other known pictures, at least one.
             names: of detectors; None: all, and their rank average.
             options: arguments by detector.
             false_alarms: share of known pictures that may be taken for novel, above 0 and below 1.
-            seed: of the fifth that is held out.
 
         Raises:
             UserError: an unknown detector or option, a share that cannot be, or too few pictures.
@@ -88,21 +83,19 @@ class Fitted:
             raise UserError(f"false_alarms={false_alarms}: a share above 0 and below 1 is expected")
         asked = None if names is None else [name for name in names if name != RANK_AVERAGE]
         given = {name: dict(values) for name, values in (options or {}).items()}
-        notes = []
-        if len(held_out) == 0:
-            known, labels, held_out = _divided(known, labels, seed)
-            notes.append(
-                f"there are no validation pictures: {len(held_out)} of the training pictures set thresholds instead"
-            )
+        if not len(held_out):
+            raise UserError("thresholds come from known pictures that detectors were not fitted to, and there are none")
         made = make_detectors(asked, **given)
         detectors: dict[str, Detector | RankAverage] = {
             name: detector.fit(known, labels) for name, detector in made.items()
         }
-        notes += [note for detector in made.values() for note in detector.notes]
+        notes = [note for detector in made.values() for note in detector.notes]
         if len(made) > 1 and (names is None or RANK_AVERAGE in names):
             detectors[RANK_AVERAGE] = RankAverage(list(made.values()), held_out)
         elif names is not None and RANK_AVERAGE in names:
-            raise UserError(f"{RANK_AVERAGE} is the mean of several detectors, and {len(made)} is asked for")
+            raise UserError(f"{RANK_AVERAGE} is the mean of several detectors: name two or more beside it")
+        if not detectors:
+            raise UserError("no detector is named (null: all)")
         thresholds = {name: threshold_at(one.score(held_out), false_alarms) for name, one in detectors.items()}
         kept = {name: values for name, values in given.items() if name in made}
         return cls(detectors, thresholds, kept, false_alarms, known, labels, held_out, tuple(notes))
@@ -160,8 +153,10 @@ class Fitted:
             raise UserError(
                 f"{folder} holds no fitted detectors: python -m clipkit.discover action=fit leaves some"
             ) from error
-        except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
-            raise UserError(f"{folder} holds no complete detectors: {error}") from error
+        except UserError:
+            raise
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise UserError(f"{folder} holds no complete detectors: fit again ({error})") from error
         if damaged:
             raise UserError(f"{folder} is damaged: its fingerprint is not the one in detectors.json; fit again")
         return whole
@@ -184,11 +179,3 @@ class Fitted:
 
 def _unpacked(arrays: Mapping[str, NDArray[Any]], part: str) -> Signals:
     return Signals(*(arrays[f"{part}.{field.name}"] for field in fields(Signals)))
-
-
-def _divided(known: Signals, labels: NDArray[np.int64], seed: int) -> tuple[Signals, NDArray[np.int64], Signals]:
-    if len(known) < 2:
-        raise UserError(f"{len(known)} known picture: one has to be fitted to, and another to set the threshold")
-    order = permutation(seed, 0, len(known), purpose="held out")
-    held, kept = np.split(order, [max(1, round(HELD_OUT * len(known)))])
-    return known.take(np.sort(kept)), labels[np.sort(kept)], known.take(np.sort(held))

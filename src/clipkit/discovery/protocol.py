@@ -8,10 +8,11 @@ pictures and withheld classes are asked about when all that is settled.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,14 +21,15 @@ from clipkit.data.records import Records
 from clipkit.data.withholding import withhold
 from clipkit.discovery.clusters import Clusters
 from clipkit.discovery.fitted import Fitted
+from clipkit.discovery.knowing import Make, fit_known
 from clipkit.discovery.watching import Watcher
 from clipkit.metrics import clustering_metrics, novelty_metrics
 
 __all__ = ["Looking", "Outcome", "Split", "evaluate_split", "of_records"]
 
+FEW = 10  # validation pictures of classes that play novel, below which training pictures join them
 REHEARSALS = 5  # draws of known classes that play the novel ones in validation
 Features = Callable[[Records], Tensor]  # [N, F] of some pictures
-Make = Callable[[Sequence[str], Tensor, NDArray[np.int64]], Watcher]  # names, features and labels of training pictures
 Scores = NDArray[np.float64]
 
 
@@ -41,6 +43,7 @@ class Looking:
         names: of detectors; None: all.
         options: of detectors.
         false_alarms: share of known validation pictures beyond a threshold.
+        default: the detector that decides where there is no rehearsal.
         cluster: groups [N, D] embeddings, into a given number of clusters or, for None, as many as it finds.
     """
 
@@ -49,6 +52,7 @@ class Looking:
     names: Sequence[str] | None
     options: Mapping[str, Mapping[str, Any]]
     false_alarms: float
+    default: str
     cluster: Callable[[NDArray[np.float32], int | None], Clusters]
 
 
@@ -107,7 +111,11 @@ def evaluate_split(split: Split, looking: Looking, *, share: float, seed: int) -
     """
     fitted, watcher = _fit(split.known, looking)
     validation = rehearse(split.known, looking, share=share, seed=seed)
-    chosen = max(fitted.detectors, key=lambda name: validation.get(name, 0.0))
+    usual = looking.default if looking.default in fitted.detectors else next(iter(fitted.detectors))
+    chosen = max(validation, key=lambda name: validation[name]) if validation else usual
+    notes = list(fitted.notes)
+    if not validation:
+        notes.append(f"too few known classes have validation pictures to rehearse with: {chosen} decides")
     known, novel = split.known.select("test"), split.withheld.select("test")
     seen = watcher.signals(torch.cat([looking.features(known), looking.features(novel)]))
     is_novel = np.arange(len(seen)) >= len(known)
@@ -130,27 +138,29 @@ def evaluate_split(split: Split, looking: Looking, *, share: float, seed: int) -
     test = [*((known, row) for row in range(len(known))), *((novel, row) for row in range(len(novel)))]
     return Outcome(
         metrics, chosen, scores, is_novel, fitted.thresholds, flagged, classes, taken_for, seen.embeds, clusters,
-        discovery, test, fitted.notes,
+        discovery, test, tuple(notes),
     )  # fmt: skip
 
 
 def rehearse(known: Records, looking: Looking, *, share: float, seed: int) -> dict[str, float]:
-    """The mean AUROC of each detector where known classes play the novel ones; {} if there are too few classes.
+    """The mean AUROC of each detector where known classes play the novel ones; {} if there are too few of them.
 
-    Half of the validation pictures of what stays known is the reference of the rank average, the other half is told
-    from all training and validation pictures of the classes that are withheld in the rehearsal.
+    Half of the validation pictures of what stays known is the reference of the rank average. The other half is told
+    from the validation pictures of the classes that play novel, or, where these are few, from their training pictures
+    too, which the model may have been trained on.
     """
     found: dict[str, list[float]] = {}
-    if len(known.class_names) < 4:
-        return {}
-    for draw in range(REHEARSALS):
+    for draw in range(REHEARSALS if len(known.class_names) >= 4 else 0):
         stays, plays_novel = withhold(known, share, seed=1000 + REHEARSALS * seed + draw)
-        val = stays.select("val")
-        if len(val) < 4:
-            return {}
+        val, strange = stays.select("val"), plays_novel.select("val")
+        if len(strange) < FEW:
+            strange = replace(
+                plays_novel, table=plays_novel.table.filter(pc.not_equal(plays_novel.table["split"], "test"))
+            )
+        if len(val) < 4 or not len(strange) or len(np.unique(stays.select("train").labels)) < 2:
+            continue
         fitted, watcher = _fit(stays, looking, held_out=slice(0, None, 2))
-        strange = [plays_novel.select(part) for part in ("train", "val")]
-        asked = watcher.signals(torch.cat([looking.features(val)[1::2], *map(looking.features, strange)]))
+        asked = watcher.signals(torch.cat([looking.features(val)[1::2], looking.features(strange)]))
         novel = np.arange(len(asked)) >= len(range(1, len(val), 2))
         for name, values in fitted.scores(asked).items():
             found.setdefault(name, []).append(novelty_metrics(values, novel)["auroc"])
@@ -165,16 +175,14 @@ def of_records(part: Records, whole: Records, features: Tensor) -> Tensor:
 
 
 def _fit(known: Records, looking: Looking, *, held_out: slice = slice(None)) -> tuple[Fitted, Watcher]:
-    train, val = known.select("train"), known.select("val")
-    labelled = torch.from_numpy(train.labels >= 0)
-    features, labels = looking.features(train)[labelled], train.labels[train.labels >= 0]
-    watcher = looking.watcher(known.class_names, features, labels)
-    fitted = Fitted.fit(
-        watcher.signals(features),
-        labels,
-        watcher.signals(looking.features(val)[held_out]),
-        names=looking.names,
+    train = known.select("train")
+    labelled = train.labels >= 0
+    return fit_known(
+        looking.watcher,
+        known.class_names,
+        (looking.features(train)[torch.from_numpy(labelled)], train.labels[labelled]),
+        looking.features(known.select("val"))[held_out],
+        detectors=looking.names,
         options=looking.options,
         false_alarms=looking.false_alarms,
     )
-    return fitted, watcher

@@ -5,6 +5,7 @@ signals = watcher.signals(more_features)
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,19 +53,23 @@ class Watcher:
 
     @classmethod
     def own(cls, model: Model, names: Sequence[str], *, templates: Sequence[str]) -> "Watcher":
-        """The model's own classifier.
+        """The model's own classifier; where it knows more classes than these, their logits alone.
 
         Raises:
-            UserError: it has none, or one of other classes.
+            UserError: it has none, or one that does not know all of these classes.
         """
         own = model.classifier
-        if own is None or tuple(own.class_names) != tuple(names):  # type: ignore[arg-type]  # a Classifier's names
-            found = "none" if own is None else f"one of {len(tuple(own.class_names))} classes"  # type: ignore[arg-type]  # likewise
+        known = () if own is None else tuple(own.class_names)  # type: ignore[arg-type]  # a Classifier's names
+        missing = [name for name in names if name not in known]
+        if own is None or missing:
+            found = "no classifier" if own is None else f"one that does not know {', '.join(missing[:5])}"
             raise UserError(
                 f"classifier=own needs a model with a classifier of the {len(names)} known classes, and this one has "
                 f"{found}: take classifier=few_shot or zero_shot"
             )
-        return cls(model, model.zero_shot(names, templates=templates).prototypes, own)
+        prototypes = model.zero_shot(names, templates=templates).prototypes
+        same = known == tuple(names)
+        return cls(model, prototypes, own if same else _Some(own, [known.index(name) for name in names]).eval())
 
     @classmethod
     def few_shot(
@@ -127,3 +132,17 @@ class Watcher:
     def _nothing(self, features: Tensor) -> Signals:
         widths = (self.model.encoder.embed_dim, features.shape[1], len(self.prototypes), len(self.class_names))
         return Signals(*(np.zeros((0, width), np.float32) for width in widths))
+
+
+class _Some(nn.Module):
+    """A classifier that answers for some of its classes."""
+
+    def __init__(self, whole: nn.Module, columns: Sequence[int]) -> None:
+        super().__init__()
+        names: Any = whole.class_names
+        self.whole, self.columns, self.eats = whole, list(columns), whole.eats
+        self.class_names = tuple(names[column] for column in columns)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.whole(x)
+        return logits[:, self.columns]

@@ -17,13 +17,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from clipkit.data.datamodule import PairData
-from clipkit.data.few_shot import choose_pictures
 from clipkit.data.withholding import withhold
+from clipkit.discovery.knowing import known_pictures
 from clipkit.discovery.protocol import Looking, Outcome, Split, evaluate_split, of_records
 from clipkit.errors import UserError
 from clipkit.evaluation import Result
 from clipkit.models.model import Model
 from clipkit.runs import machine
+from clipkit.runs.command_line import quoted
 from clipkit.runs.discover_page import Row, show_evaluation, write_evaluation_page
 from clipkit.runs.discover_setup import (
     clusterer,
@@ -61,7 +62,7 @@ def evaluate_discovery(config: DictConfig, run: Run) -> None:
         say(["the model has seen the withheld classes: its projections are trained anew without them, for each split"])
         fresh = []
         for split, seed in zip(splits, seeds, strict=True):
-            own = load(_refit(run.folder / "refit" / f"split-{seed}", split, seed)).to(device)
+            own = load(_refit(config, run.folder / "refit" / f"split-{seed}", split, seed)).to(device)
             fresh.append(_outcome(config, own, data, split, seed))
         rows.append(Row(f"{shown}, without the withheld classes", "", fresh))
     seen = [_outcome(config, model, data, *pair) for pair in zip(splits, seeds, strict=True)]
@@ -87,8 +88,9 @@ def _divide(config: DictConfig, data: PairData, seed: int) -> Split:
     """One draw of withheld classes and shots; named classes are the same in each."""
     asked = config.data.withhold
     classes = config.withhold if asked is None else asked if isinstance(asked, float | int) else list(asked)
-    known, withheld = withhold(data.records, classes, seed=seed)
-    known, _ = choose_pictures(known, shots=config.data.shots, split_seed=seed)
+    key = "withhold" if asked is None else "data.withhold"
+    known, withheld = withhold(data.records, classes, seed=seed, key=key)
+    known, _ = known_pictures(known, shots=config.data.shots, split_seed=seed)
     for what, part in (("known", known), ("withheld", withheld)):
         if not len(part.select("test")):
             raise UserError(
@@ -108,6 +110,7 @@ def _outcome(config: DictConfig, model: Model, data: PairData, split: Split, see
         names=config.detectors,
         options=detector_options(config),
         false_alarms=config.false_alarms,
+        default=str(config.detector),
         cluster=clusterer(config),
     )
     return evaluate_split(split, looking, share=config.withhold, seed=seed)
@@ -124,12 +127,13 @@ def _refits(config: DictConfig) -> bool:
     return bool(fits and config.refit in ("auto", True))
 
 
-def _refit(folder: Path, split: Split, seed: int) -> Path:
+def _refit(config: DictConfig, folder: Path, split: Split, seed: int) -> Path:
     """Train the projections of the shipped model on the classes that stay, by its own recipe."""
     names = ",".join(split.withheld.class_names)
     line = [
         *(sys.executable, "-m", "clipkit.train", "experiment=emoji_clip", f"data.withhold=[{names}]"),
         *(f"data.split_seed={seed}", "evaluators=[]", "report=false", f"hydra.run.dir={folder}", "overwrite=true"),
+        *(f"cache_dir={quoted(str(config.cache_dir))}", *(["trainer=cpu"] if config.device == "cpu" else [])),
     ]
     console.print(f"  training without {len(split.withheld.class_names)} classes (split {seed}) …")
     done = subprocess.run(line, capture_output=True, text=True)

@@ -5,6 +5,7 @@ Run: python -m clipkit.discover action=fit data=emoji data.shots=16 name=known
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,23 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from clipkit.data.manifest import Choice, write_manifest
+from clipkit.data.withholding import withhold
 from clipkit.discovery.fitted import Fitted
+from clipkit.discovery.knowing import fit_known, known_pictures
+from clipkit.discovery.protocol import of_records
 from clipkit.discovery.watching import Watcher
 from clipkit.errors import UserError
 from clipkit.models.folder import load_model, save_model, saved_towers
 from clipkit.models.model import Model
-from clipkit.runs import build, machine
-from clipkit.runs.discover_setup import detector_options, features_of, find_broken, make_watcher, templates_of
+from clipkit.runs import machine
+from clipkit.runs.discover_setup import (
+    detector_options,
+    features_of,
+    find_broken,
+    make_watcher,
+    templates_of,
+    whole_data,
+)
 from clipkit.runs.load import load
 from clipkit.runs.progress import as_typed, console, say
 from clipkit.runs.record import Run, write_json
@@ -51,29 +62,37 @@ def fit_detectors(config: DictConfig, run: Run) -> None:
         UserError: the data have fewer than two classes with training pictures; see `Fitted.fit`.
     """
     model = load(config.model).to(machine.choose_device(config.device))
-    data = build.build_data(config, model.encoder)
+    data = whole_data(config, model)
     find_broken(data, run)
-    records = data.records
-    train = (records.labels >= 0) & (np.asarray(records.table["split"].to_pylist()) == "train")
-    val = np.asarray(records.table["split"].to_pylist()) == "val"
-    if len(np.unique(records.labels[train])) < 2:
+    records, choice = data.records, data.choice
+    if config.data.withhold is not None:
+        asked = config.data.withhold
+        classes = asked if isinstance(asked, float | int) else list(asked)
+        records, _ = withhold(records, classes, seed=config.data.split_seed)
+    if choice is None:  # else a manifest has chosen
+        records, choice = known_pictures(records, shots=config.data.shots, split_seed=config.data.split_seed)
+    own = model.classifier
+    if config.classifier == "own" and own is not None and tuple(own.class_names) != records.class_names:  # type: ignore[arg-type]  # a Classifier's names
+        raise UserError("classifier=own needs a model whose classes are those of the data: take few_shot or zero_shot")
+    features = features_of(config, model, data)
+    train, val = records.select("train"), records.select("val")
+    labelled = train.labels >= 0
+    if len(np.unique(train.labels[labelled])) < 2:
         raise UserError(f"{records.name} has training pictures of fewer than two classes: nothing is known to be known")
-    features, labels = features_of(config, model, data), records.labels[train]
-    watcher = make_watcher(config, model, records.class_names, features[torch.from_numpy(train)], labels)
-    fitted = Fitted.fit(
-        watcher.signals(features[torch.from_numpy(train)]),
-        labels,
-        watcher.signals(features[torch.from_numpy(val)]),
-        names=config.detectors,
+    fitted, watcher = fit_known(
+        partial(make_watcher, config, model),
+        records.class_names,
+        (of_records(train, data.records, features)[torch.from_numpy(labelled)], train.labels[labelled]),
+        of_records(val, data.records, features),
+        detectors=config.detectors,
         options=detector_options(config),
         false_alarms=config.false_alarms,
-        seed=config.seed,
     )
     notes = [*records.notes, *fitted.notes]
     towers = saved_towers(config.model) or "inside"
     save_model(Model(model.encoder, watcher.classifier, templates_of(config)), run.folder / "model", towers=towers)
     fitted.save(run.folder / "detectors")
-    write_manifest(run.folder / "manifest.json", records, data.choice or Choice(None, config.data.split_seed))
+    write_manifest(run.folder / "manifest.json", records, choice or Choice(None, config.data.split_seed))
     write_json(run.folder / ABOUT, {"classes": list(records.class_names), "model": str(config.model)})
     run.finish(pictures=len(fitted.known), held_out=len(fitted.held_out), classes=len(records.class_names))
     say(notes)
@@ -104,9 +123,9 @@ def load_known(folder: str | Path, config: DictConfig) -> Known:
     fitted = Fitted.load(place / "detectors")
     model = load_model(place / "model").to(machine.choose_device(config.device))
     try:
-        names = json.loads((place / ABOUT).read_text())["classes"]
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{place} holds no complete detectors: {error}; fit again") from error
+        names = list(json.loads((place / ABOUT).read_text())["classes"])
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UserError(f"{place} holds no complete detectors: fit again ({error})") from error
     classifier = model.classifier
     if classifier is None or list(classifier.class_names) != names:  # type: ignore[arg-type]  # a Classifier's names
         raise UserError(f"{place}: its model and its detectors are not of the same classes; fit again")

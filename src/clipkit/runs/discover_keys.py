@@ -42,6 +42,13 @@ def check_discovery(config: DictConfig) -> list[str]:
     for key, what in NEEDS.get(config.action, {}).items():
         if config[key] is None or (key == "images" and not as_list(config[key])):
             problems.append(f"{key} is needed for action={config.action}: {key}=… ({what})")
+    if asked == [] and config.detectors is not None:
+        problems.append("detectors=[] names none (null: all)")
+    if config.action == "accept" and config.fitted is None and config.manifest is None:
+        problems.append("fitted or manifest is needed for action=accept: whose manifest.json is to be extended")
+    if config.action == "cluster" and config.store is not None and config.fitted is None:
+        problems.append("fitted is needed to cluster a store: fitted=… (the folder whose detectors have filled it)")
+    problems += _numbers(config)
     if config.action == "cluster" and config.images is None and config.store is None:
         problems.append("images or store is needed for action=cluster: images=DIR, or store=DIR with scored pictures")
     for place in as_list(config.images):
@@ -57,6 +64,21 @@ def check_discovery(config: DictConfig) -> list[str]:
         if not isinstance(config[key], int) or isinstance(config[key], bool) or config[key] < 1:
             problems.append(f"{key}={config[key]}: a whole number from 1 is expected")
     return [problem for problem in problems if problem]
+
+
+def _numbers(config: DictConfig) -> list[str]:
+    """What is wrong with numbers that may be null."""
+    problems = []
+    for key, least in {"clustering.number": 1, "clustering.most": 2, "clustering.neighbours": 1, "cluster": 0}.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            problems.append(f"{key}={value}: a whole number from {least} is expected")
+    distance = config.clustering.distance
+    if distance is not None and (not isinstance(distance, int | float) or isinstance(distance, bool) or distance <= 0):
+        problems.append(f"clustering.distance={distance}: a number above 0 is expected")
+    if distance is not None and config.clustering.number is not None:
+        problems.append("clustering.number and clustering.distance each say where the tree is cut: give one of them")
+    return problems
 
 
 def _not_among(key: str, value: object, choices: tuple[object, ...]) -> str:

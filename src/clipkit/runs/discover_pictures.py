@@ -1,7 +1,7 @@
 """Scoring pictures, keeping them, grouping the novel ones, and making a class of a group.
 
 Run: python -m clipkit.discover action=score fitted=outputs/discover/known images=DIR store=FOUND
-     python -m clipkit.discover action=cluster store=FOUND
+     python -m clipkit.discover action=cluster store=FOUND fitted=outputs/discover/known
      python -m clipkit.discover action=accept store=FOUND cluster=0 label="a kind" fitted=outputs/discover/known
 """
 
@@ -28,7 +28,7 @@ from clipkit.runs.asking import as_list
 from clipkit.runs.csv_file import csv_file
 from clipkit.runs.discover_fit import Known, load_known
 from clipkit.runs.discover_pictures_page import show_clusters, show_scores, write_clusters_page, write_scores_page
-from clipkit.runs.discover_seen import Seen, encode, look
+from clipkit.runs.discover_seen import Seen, batches_seen, encode, joined
 from clipkit.runs.discover_setup import clusterer, names_of
 from clipkit.runs.load import load
 from clipkit.runs.progress import as_typed, console, say
@@ -49,9 +49,14 @@ def score_pictures(config: DictConfig, run: Run) -> None:
     gallery = find_pictures(as_list(config.images))
     known = load_known(config.fitted, config)
     decides = _decides(config, known.fitted)
-    store = None if config.store is None else _open(config, known, decides)
-    seen = look(config, run, known, gallery)
     threshold = known.fitted.thresholds[decides]
+    store = None if config.store is None else _open(config, known, decides)
+    parts, added = [], 0
+    for part in batches_seen(config, known, gallery):
+        parts.append(part)
+        if store is not None and part.names:  # what is seen is kept, whatever happens after
+            added += store.add(_scored(part, decides, part.scores[decides] > threshold), part.embeds)
+    seen = joined(parts, gallery, run)
     novel = seen.scores[decides] > threshold
     others = [name for name in seen.scores if name != decides]
     with csv_file(run.folder / "scores.csv") as rows:
@@ -59,20 +64,11 @@ def score_pictures(config: DictConfig, run: Run) -> None:
         for number in np.argsort(-seen.scores[decides], kind="stable").tolist():
             values = [f"{seen.scores[name][number]:.6g}" for name in (decides, *others)]
             said = [seen.labels[number], f"{seen.sure[number]:.4f}"]
-            rows.writerow(
-                [
-                    seen.names[number],
-                    "yes" if novel[number] else "no",
-                    values[0],
-                    f"{threshold:.6g}",
-                    *said,
-                    *values[1:],
-                ]
-            )
+            first = [seen.names[number], "yes" if novel[number] else "no", values[0], f"{threshold:.6g}"]
+            rows.writerow([*first, *said, *values[1:]])
     notes = list(known.fitted.notes)
     grown = None
     if store is not None:
-        added = store.add(_scored(seen, decides, novel), seen.embeds)
         counts = store.counts()
         notes.append(
             f"{added:,} of {len(seen.names):,} pictures were new to the store {as_typed(store.folder)}, which holds "
@@ -98,14 +94,9 @@ def score_pictures(config: DictConfig, run: Run) -> None:
 def cluster_pictures(config: DictConfig, run: Run) -> None:
     """Group the novel pictures of a store, or those of `images` (all of them where nothing was fitted)."""
     if config.store is not None:
-        store = NoveltyStore.existing(config.store)
-        known = None if config.fitted is None else load_known(config.fitted, config)
-        if known is not None:
-            store = _open(config, known, _decides(config, known.fitted))
-        model = (
-            known.watcher.model if known is not None else load(config.model).to(machine.choose_device(config.device))
-        )
-        _cluster_store(config, run, store, model)
+        known = load_known(config.fitted, config)
+        store = _open(config, known, _decides(config, known.fitted))
+        _cluster_store(config, run, store, known.watcher.model)
         run.finish()
         return
     gallery = find_pictures(as_list(config.images))
@@ -117,7 +108,7 @@ def cluster_pictures(config: DictConfig, run: Run) -> None:
     else:
         known = load_known(config.fitted, config)
         model, decides = known.watcher.model, _decides(config, known.fitted)
-        seen = look(config, run, known, gallery)
+        seen = joined(list(batches_seen(config, known, gallery)), gallery, run)
         novel = seen.scores[decides] > known.fitted.thresholds[decides]
         names, embeds = [name for name, new in zip(seen.names, novel, strict=True) if new], seen.embeds[novel]
         broken = seen.broken
@@ -128,39 +119,49 @@ def cluster_pictures(config: DictConfig, run: Run) -> None:
 
 
 def accept_cluster(config: DictConfig, run: Run) -> None:
-    """Make the pictures of a cluster a class: in the store, and in a manifest that training takes.
+    """Make the pictures of a cluster a class: in a manifest that training takes, and then in the store.
 
     Raises:
-        UserError: there is no such cluster, or its pictures are gone.
+        UserError: there is no such cluster, its pictures are gone, or the manifest cannot be written.
     """
-    source = config.manifest
-    if source is None and config.fitted is not None:
-        source = Path(config.fitted).expanduser() / "manifest.json"
-    manifest = (
-        None if source is None else Manifest.read(source)
-    )  # what is wrong with it is said before anything changes
+    label = str(config.label).strip()
+    source = Path(config.fitted).expanduser() / "manifest.json" if config.manifest is None else config.manifest
+    manifest = Manifest.read(source)
     store = NoveltyStore.existing(config.store)
-    accepted = store.accept(int(config.cluster), str(config.label))
-    embeds = store.embeds([one.row for one in accepted])
-    order = np.argsort(-(embeds @ embeds.mean(0)), kind="stable")  # the most typical first
-    names = [os.path.abspath(accepted[number].name) for number in order.tolist()]
-    console.print(f"  {len(accepted):,} pictures of cluster {config.cluster} are {config.label!r} now")
-    if manifest is not None:
-        there = [name for name in names if os.path.isfile(name)]
-        extended, counts = manifest.extended(str(config.label), there)
-        path = run.folder / "manifest.json"
+    chosen = [one for one in store.novel() if one.cluster == config.cluster]
+    there = [one for one in chosen if os.path.isfile(one.name)]
+    if chosen and not there:
+        raise UserError(
+            f"none of the {len(chosen)} pictures of cluster {config.cluster} is where it was: {chosen[0].name}"
+        )
+    path = run.folder / "manifest.json"
+    counts = {"train": 0, "val": 0, "left": 0}
+    if there:
+        embeds = store.embeds([one.row for one in there])
+        order = np.argsort(-(embeds @ embeds.mean(0)), kind="stable")  # the most typical first
+        extended, counts = manifest.extended(label, [there[number].name for number in order.tolist()])
         extended.write(path)
-        console.print(
-            f"  the class {config.label!r} has {counts['train']} pictures to train and {counts['val']} to validate in "
-            f"{as_typed(path)}" + (f"; {counts['left']} are left over" if counts["left"] else ""),
-            soft_wrap=True,
-        )
-        if len(there) < len(names):
-            say([f"{len(names) - len(there)} pictures are not where they were any more, and are left out"])
-        console.print(
-            f"  next        python -m clipkit.train approach=gda … data.manifest={as_typed(path)}", soft_wrap=True
-        )
-    run.finish(accepted=len(accepted), label=str(config.label))
+    clusterings = store.clusterings()
+    try:
+        accepted = store.accept(int(config.cluster), label, clustering=clusterings[-1].number if clusterings else None)
+    except UserError:
+        path.unlink(missing_ok=True)  # nothing was accepted
+        raise
+    console.print(f"  {len(accepted):,} pictures of cluster {config.cluster} are {label!r} now")
+    left = f"; {counts['left']} are left over" if counts["left"] else ""
+    console.print(
+        f"  the class {label!r} has {counts['train']} pictures to train and {counts['val']} to validate in "
+        f"{as_typed(path)}{left}",
+        soft_wrap=True,
+    )
+    if len(there) < len(chosen):
+        say([f"{len(chosen) - len(there)} pictures are not where they were any more, and are left out"])
+    for what, how in (
+        ("train", f"python -m clipkit.train approach=gda … data.manifest={as_typed(path)}"),
+        ("the next", f"python -m clipkit.discover action=accept … manifest={as_typed(path)}"),
+    ):
+        console.print(f"  {what:<11} {how}", soft_wrap=True)
+    run.finish(accepted=len(accepted), label=label)
 
 
 def _model(config: DictConfig) -> Model:

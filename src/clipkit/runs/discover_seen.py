@@ -1,6 +1,6 @@
 """Pictures of a gallery as a model and fitted detectors see them, batch by batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from clipkit.runs.progress import ProgressReporter
 from clipkit.runs.record import Run
 from clipkit.runs.unreadable import refuse_without_pictures
 
-__all__ = ["Seen", "encode", "look"]
+__all__ = ["Seen", "batches_seen", "encode", "joined"]
 
 Array = NDArray[np.float32]
 
@@ -42,27 +42,28 @@ class Seen:
     broken: list[Broken]
 
 
-def look(config: DictConfig, run: Run, known: Known, gallery: Gallery) -> Seen:
-    """What detectors and classifier say of every picture; `UserError` if none can be read."""
+def batches_seen(config: DictConfig, known: Known, gallery: Gallery) -> Iterator[Seen]:
+    """What detectors and classifier say of the pictures, batch by batch; the last one may hold broken ones alone."""
     watcher = known.watcher
-    names: list[str] = []
-    broken: list[Broken] = []
-    labels: list[str] = []
-    embeds, sure, scores = [], [], dict[str, list[NDArray[np.float64]]]()
-    for features, fine, unreadable in _features(config, watcher.model, gallery):
-        names, broken = [*names, *fine], [*broken, *unreadable]
-        if not fine:
-            continue
+    for features, names, broken in _features(config, watcher.model, gallery):
         signals = watcher.signals(features)
-        embeds.append(signals.embeds)
-        probabilities = torch.from_numpy(signals.logits).softmax(1)
-        sure.append(probabilities.amax(1).numpy())
-        labels += [watcher.class_names[number] for number in watcher.predicted(signals)]
-        for name, values in known.fitted.scores(signals).items():
-            scores.setdefault(name, []).append(values)
+        labels = [watcher.class_names[number] for number in watcher.predicted(signals)]
+        sure = torch.from_numpy(signals.logits).softmax(1).amax(1).numpy()
+        yield Seen(names, signals.embeds, known.fitted.scores(signals), labels, sure, broken)
+
+
+def joined(parts: Sequence[Seen], gallery: Gallery, run: Run) -> Seen:
+    """All batches as one; broken pictures are listed, and if none can be read that is a `UserError`."""
+    broken = [one for part in parts for one in part.broken]
     refuse_without_pictures(broken, len(gallery), run.write_broken(broken))
-    joined = {name: np.concatenate(values) for name, values in scores.items()}
-    return Seen(names, np.concatenate(embeds), joined, labels, np.concatenate(sure), broken)
+    return Seen(
+        [name for part in parts for name in part.names],
+        np.concatenate([part.embeds for part in parts]),
+        {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
+        [label for part in parts for label in part.labels],
+        np.concatenate([part.sure for part in parts]),
+        broken,
+    )
 
 
 def encode(config: DictConfig, run: Run, model: Model, gallery: Gallery) -> tuple[list[str], Array, list[Broken]]:

@@ -16,7 +16,6 @@ from clipkit.discovery.clusters import Clusters, cluster
 from clipkit.discovery.detectors import DETECTORS
 from clipkit.discovery.naming import propose_names, read_vocabulary
 from clipkit.discovery.watching import Watcher
-from clipkit.errors import UserError
 from clipkit.features import FeatureStore
 from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.model import Model
@@ -96,8 +95,6 @@ def detector_options(config: DictConfig) -> dict[str, dict[str, Any]]:
 def clusterer(config: DictConfig) -> Callable[[Array, int | None], Clusters]:
     """Groups embeddings as `clustering` says; a number that is given goes before."""
     options = config.clustering
-    if options.number is not None and options.distance is not None:
-        raise UserError("clustering.number and clustering.distance each say where the tree is cut: give one of them")
     make = partial(
         cluster,
         linkage=options.linkage,

@@ -48,7 +48,7 @@ EXAMPLES = {
         "python -m clipkit.discover action=evaluate data=emoji",
         "python -m clipkit.discover action=fit data=folder data.root=pictures name=known",
         "python -m clipkit.discover action=score fitted=outputs/discover/known images=more store=found",
-        "python -m clipkit.discover action=cluster store=found",
+        "python -m clipkit.discover action=cluster store=found fitted=outputs/discover/known",
         'python -m clipkit.discover action=accept store=found cluster=0 label="a kind" fitted=outputs/discover/known',
     ),
     "export": (

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from clipkit.solvers.tip_adapter import blend_score
 
-__all__ = ["ALPHAS", "NEVER", "fit_gda", "fit_gda_with_text", "search_alpha", "text_prior"]
+__all__ = ["ALPHAS", "fit_gda", "fit_gda_with_text", "search_alpha", "text_prior"]
 
 ALPHAS = (0.0, *(10 ** (step / 10 - 5) for step in range(71)))  # 0, 0.00001 … 100
-NEVER = -1e4  # the bias of a class of which nothing is known
+NEVER = 1e4  # by at least so much a class of which nothing is known is below the others
 AT_ONCE = 2**14  # rows in float64 at a time
 
 
@@ -44,7 +44,8 @@ def fit_gda(
         views: rows of the same picture: n_k counts pictures.
 
     Returns:
-        [C, F] and [C], float32. A class without row or prior is never the answer (bias −10,000).
+        [C, F] and [C], float32. A class without row or prior is never the answer: its bias is far below all
+        that another class's logit can be.
 
     Raises:
         ValueError: `features` hold NaN or infinity, or there is no row.
@@ -72,7 +73,9 @@ def fit_gda(
     ridge = scatter + trace * torch.eye(width, dtype=torch.float64, device=features.device)
     weights = width * torch.linalg.solve(ridge, means.T).T
     bias = -0.5 * (weights * means).sum(1)
-    weights[~known], bias[~known] = 0.0, NEVER
+    longest = max(float(rows.double().norm(dim=1).max()) for rows, _ in _parts(features, labels))
+    most = 2 * longest * weights.norm(dim=1).max() + bias.abs().max()  # what a row twice as long can have as a logit
+    weights[~known], bias[~known] = 0.0, -most - NEVER
     return weights.float(), bias.float()
 
 
