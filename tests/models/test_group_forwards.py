@@ -85,7 +85,7 @@ def test_groups_computed_again_give_the_same_gradients_and_statistics(image: str
         change_forwards(encoder, [trained], recompute=recompute)
         found.append((*step(encoder, trained), encoder.state_dict()))
     (loss, wanted, state), (again, got, after) = found
-    assert torch.equal(loss, again)
+    torch.testing.assert_close(again, loss, rtol=1e-12, atol=0)  # fused attention rounds as memory is aligned
     assert wanted.keys() == got.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(got[name], value, rtol=1e-12, atol=1e-14, msg=name)

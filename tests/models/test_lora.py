@@ -106,7 +106,9 @@ def test_nothing_changes_at_first_everything_learns_and_merging_leaves_an_ordina
     weights = {name: value.clone() for name, value in encoder.state_dict().items()}
     before, spec = embeds(encoder), encoder.spec()
     add_lora(encoder, dropout=0.0)
-    assert all(map(torch.equal, before, embeds(encoder)))
+    # torch's attention may take a fused path while its weights are plain: it rounds otherwise
+    rounding = 1e-6 if isinstance(encoder.text, OpenClipTextTower) else 0.0
+    assert all((old - new).abs().max() <= rounding for old, new in zip(before, embeds(encoder), strict=True))
     assert {name.split(".")[0] for name in updates(encoder)} == {"image", "text"}
 
     encoder.train()
@@ -125,7 +127,8 @@ def test_nothing_changes_at_first_everything_learns_and_merging_leaves_an_ordina
     }
     assert encoder.spec() == spec
     save_model(Model(encoder), tmp_path / "model")
-    assert all(map(torch.equal, merged, embeds(load_model(tmp_path / "model").encoder)))
+    loaded = embeds(load_model(tmp_path / "model").encoder)
+    assert all((old - new).abs().max() <= rounding for old, new in zip(merged, loaded, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,10 @@ def test_it_is_the_published_formula_in_chunks_of_any_size(monkeypatch: pytest.M
     weights, bias = fit_gda(x, y, num_classes=4)
     means = torch.stack([x[y == k].mean(0) for k in range(3)])
     inverse = precision(x, y)
-    torch.testing.assert_close(weights[:3].double(), means @ inverse, atol=1e-5, rtol=1e-5)
-    expected = -0.5 * torch.einsum("kd,de,ke->k", means, inverse, means)
-    torch.testing.assert_close(bias[:3].double(), expected, atol=1e-5, rtol=1e-5)
+    expected = means @ inverse
+    torch.testing.assert_close(weights[:3].double(), expected - expected.mean(0), atol=1e-5, rtol=1e-5)
+    offset = -0.5 * torch.einsum("kd,de,ke->k", means, inverse, means)
+    torch.testing.assert_close(bias[:3].double(), offset - offset.mean(), atol=1e-5, rtol=1e-5)
 
 
 def test_a_class_without_pictures_is_never_the_answer() -> None:
@@ -151,3 +152,13 @@ def test_a_class_of_which_nothing_is_known_is_never_the_answer_however_tight_the
     weights, bias = fit_gda(rows, labels, num_classes=6)
     asked = normalize(torch.randn(200, 10, generator=generator))
     assert ((asked @ weights.T + bias).argmax(1) < 4).all()
+
+
+def test_a_classifier_that_guesses_keeps_answers_that_can_be_told_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(60, 5, generator=generator), torch.randint(5, (60,), generator=generator)
+    wrong = logits - 9 * torch.nn.functional.one_hot(labels, 5)  # any spread makes the loss worse
+    scaled = fit_scale(wrong, labels) * wrong
+    assert scaled.std(1, correction=0).mean().item() == pytest.approx(0.05, rel=0.02)
+    assert torch.equal(scaled.softmax(1).argmax(1), wrong.argmax(1))
+    assert fit_scale(torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)) == 1

@@ -53,13 +53,23 @@ class UsefulFlops(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch'
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
+        formula = _formula(func._overloadpacket)
         again = self.backward and torch.is_grad_enabled()  # only what is computed once more builds a graph there
         if formula is not None and not again:
             fused_backward = re.search(r"attention.*_backward", str(func)) is not None
             share = 4 / 5 if fused_backward else 1.0  # one of its five products computes the scores again
             self.total += share * formula(*args, **(kwargs or {}), out_val=result)
         return result
+
+
+def _formula(operation: Any) -> Any:
+    """What counts an operation; None if it is no product. Some versions of torch do not know attention on a CPU."""
+    found = flop_registry.get(operation)
+    name = str(operation)
+    if found is None and "_for_cpu" in name:
+        on_gpu = getattr(torch.ops.aten, name.rpartition(".")[2].replace("_for_cpu", ""), None)
+        found = flop_registry.get(on_gpu)
+    return found
 
 
 def peak_flops(device: str, precision: str) -> float | None:

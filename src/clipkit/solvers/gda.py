@@ -29,7 +29,7 @@ def fit_gda(
     prior_count: float = 0.0,
     views: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Weights Σ̂⁻¹μ_k and biases −½ μ_kᵀΣ̂⁻¹μ_k of classes that are equally frequent.
+    """Weights Σ̂⁻¹μ_k and biases −½ μ_kᵀΣ̂⁻¹μ_k of classes that are equally frequent, less their means over classes.
 
     Σ̂⁻¹ = F ((N − 1)Σ + tr(Σ) I)⁻¹ with the covariance Σ within classes, around their own means without the prior: the
     paper's ridge estimate (of Kubokawa and Srivastava), which also exists where rows are fewer than dimensions.
@@ -73,6 +73,8 @@ def fit_gda(
     ridge = scatter + trace * torch.eye(width, dtype=torch.float64, device=features.device)
     weights = width * torch.linalg.solve(ridge, means.T).T
     bias = -0.5 * (weights * means).sum(1)
+    weights -= weights[known].mean(0)  # the same for all classes, and large: float32 would round what differs
+    bias -= bias[known].mean()
     longest = max(float(rows.double().norm(dim=1).max()) for rows, _ in _parts(features, labels))
     most = 2 * longest * weights.norm(dim=1).max() + bias.abs().max()  # what a row twice as long can have as a logit
     weights[~known], bias[~known] = 0.0, -most - NEVER
