@@ -267,6 +267,7 @@ def test_the_names_of_detectors_that_are_checked_are_all_that_there_are() -> Non
         (["action=score", "fitted=nowhere", "images=."], "fitted=nowhere: no such file or folder"),
         (["action=score", "fitted=.", "images=nowhere"], "images=nowhere: no such file or folder"),
         (["action=cluster"], "images or store is needed"),
+        (["action=cluster", "store=pyproject.toml", "fitted=."], "is a file, and a folder is expected"),
         (["action=cluster", "store=."], "fitted is needed to cluster a store"),
         (["action=accept", "store=.", "cluster=1", "label=x"], "fitted or manifest is needed"),
         (["action=accept", "store=.", "cluster=one"], "cluster=one: a whole number from 0"),

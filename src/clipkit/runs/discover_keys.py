@@ -57,6 +57,8 @@ def check_discovery(config: DictConfig) -> list[str]:
     for key in ("fitted", "vocabulary", "manifest", *(("store",) if config.action in ("cluster", "accept") else ())):
         if config[key] is not None and not Path(str(config[key])).expanduser().exists():
             problems.append(f"{key}={config[key]}: no such file or folder")
+    if config.store is not None and Path(str(config.store)).expanduser().is_file():
+        problems.append(f"store={config.store} is a file, and a folder is expected")
     for key in ("false_alarms", "withhold"):
         if not isinstance(config[key], int | float) or not 0 < config[key] < 1:
             problems.append(f"{key}={config[key]}: a share above 0 and below 1 is expected")

@@ -253,5 +253,7 @@ def _write_clusters(
             rows.writerow([names[number], k, proposed[k][0][0] if proposed else ""])
     gallery = Gallery(tuple(names), (), FolderReader(""))
     said = [*notes, *clusters.notes]
+    if len({own[0][0] for own in proposed}) < len(proposed):
+        said.append("the vocabulary has fewer words than there are clusters: names repeat")
     write_clusters_page(run, config, gallery, embeds, clusters, proposed, notes=said, change=change, page=page)
     show_clusters(run, clusters, proposed, page=page)
