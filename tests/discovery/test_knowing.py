@@ -38,7 +38,7 @@ def test_validation_pictures_of_the_data_set_come_first() -> None:
     found, _ = known_pictures(records(20, val=5), shots=8, split_seed=1)
     assert counts(found) == {"train": 24, "val": 15, "test": 9}
     assert all(name.startswith("val/") for name in found.select("val").table["image"].to_pylist())
-    assert found.notes[-1] == "validation: the data set's own 15 pictures"
+    assert found.notes[-1] == "validation: the data set's own 15 pictures instead"
     assert len(set(found.image_ids.tolist())) == len(found)
 
 

@@ -38,7 +38,10 @@ def known_pictures(records: Records, *, shots: int | None, split_seed: int) -> t
         given = dict(zip(chosen.image_ids.tolist(), chosen.table["split"].to_pylist(), strict=True))
         drawn = [given.get(image_id) for image_id in records.image_ids.tolist()]
         kept = ["val" if mine else None if split == "val" else split for mine, split in zip(own, drawn, strict=True)]
-        notes = [*chosen.notes[len(records.notes) :], f"validation: the data set's own {int(own.sum()):,} pictures"]
+        notes = [
+            *chosen.notes[len(records.notes) :],
+            f"validation: the data set's own {int(own.sum()):,} pictures instead",
+        ]
         return with_splits(records, kept).noting(notes), choice
     splits = np.asarray(chosen.table["split"].to_pylist(), object)
     if not (splits == "val").any():

@@ -56,7 +56,7 @@ def evaluate_discovery(config: DictConfig, run: Run) -> None:
     find_broken(data, run)
     seeds = [int(config.data.split_seed) + number for number in range(config.splits)]
     splits = [_divide(config, data, seed) for seed in seeds]
-    say([*data.records.notes, *splits[0].known.notes])
+    say(splits[0].known.notes)
     shown, rows = str(config.model), []
     if _refits(config):
         say(["the model has seen the withheld classes: its projections are trained anew without them, for each split"])

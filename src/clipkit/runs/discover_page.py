@@ -237,7 +237,8 @@ def _detectors(row: Row) -> str:
     header = ["detector", "validation AUROC", *(READABLE[name] for name in MEASURES), "false alarms"]
     lines = []
     for _, one in row.table().iterrows():
-        values = [f"{one['auroc']:.3f} ± {one['auroc_std']:.3f}", *(f"{one[name]:.3f}" for name in MEASURES[1:])]
+        spread = f" ± {one['auroc_std']:.3f}" if len(row.outcomes) > 1 else ""
+        values = [f"{one['auroc']:.3f}{spread}", *(f"{one[name]:.3f}" for name in MEASURES[1:])]
         validation = "–" if np.isnan(one["val_auroc"]) else f"{one['val_auroc']:.3f}"
         lines.append([str(one["detector"]), validation, *values, f"{one['false_alarms']:.3f}"])
     return table(header, lines)
