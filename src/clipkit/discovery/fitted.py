@@ -96,24 +96,20 @@ class Fitted:
             raise UserError(f"{RANK_AVERAGE} is the mean of several detectors: name two or more beside it")
         if not detectors:
             raise UserError("no detector is named (null: all)")
-        thresholds = {name: threshold_at(one.score(held_out), false_alarms) for name, one in detectors.items()}
+        thresholds = {name: threshold_at(scores, false_alarms) for name, scores in _scores(detectors, held_out).items()}
         kept = {name: values for name, values in given.items() if name in made}
         return cls(detectors, thresholds, kept, false_alarms, known, labels, held_out, tuple(notes))
 
     def scores(self, seen: Signals) -> dict[str, Scores]:
         """[M] of each detector, higher is more novel."""
-        found = {n: one.score(seen) for n, one in self.detectors.items() if not isinstance(one, RankAverage)}
-        for name, one in self.detectors.items():
-            if isinstance(one, RankAverage):  # of all the others, which need not score again
-                found[name] = one.average(list(found.values()))
-        return found
+        return _scores(self.detectors, seen)
 
     @property
     def fingerprint(self) -> str:
         """Changes when the pictures, options or thresholds do."""
         digest = hashlib.sha256(json.dumps(self._about(), sort_keys=True).encode())
         for name, array in sorted(self._arrays().items()):
-            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+            digest.update(name.encode() + array.tobytes())
         return digest.hexdigest()
 
     def save(self, folder: Path) -> None:
@@ -175,6 +171,15 @@ class Fitted:
             f"{part}.{f.name}": getattr(signals, f.name) for part, signals in parts.items() for f in fields(Signals)
         }
         return {name: np.ascontiguousarray(array) for name, array in {**found, "labels": self.labels}.items()}
+
+
+def _scores(detectors: Mapping[str, Detector | RankAverage], seen: Signals) -> dict[str, Scores]:
+    """[M] of each detector; the rank average is that of all the others, which need not score again."""
+    found = {name: one.score(seen) for name, one in detectors.items() if not isinstance(one, RankAverage)}
+    for name, one in detectors.items():
+        if isinstance(one, RankAverage):
+            found[name] = one.average(list(found.values()))
+    return found
 
 
 def _unpacked(arrays: Mapping[str, NDArray[Any]], part: str) -> Signals:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from clipkit.data.datamodule import PairData
 from clipkit.data.withholding import withhold
@@ -57,20 +57,23 @@ def evaluate_discovery(config: DictConfig, run: Run) -> None:
     seeds = [int(config.data.split_seed) + number for number in range(config.splits)]
     splits = [_divide(config, data, seed) for seed in seeds]
     say(splits[0].known.notes)
-    shown, rows = str(config.model), []
+    pairs, share = list(zip(splits, seeds, strict=True)), config.withhold
+    shown, rows, asked = str(config.model), [], model
     if _refits(config):
         say(["the model has seen the withheld classes: its projections are trained anew without them, for each split"])
-        fresh = []
-        for split, seed in zip(splits, seeds, strict=True):
-            own = load(_refit(config, run.folder / "refit" / f"split-{seed}", split, seed)).to(device)
-            fresh.append(_outcome(config, own, data, split, seed))
+        refits = [_refit(config, run.folder / "refit" / f"split-{seed}", split, seed) for split, seed in pairs]
+        fresh: list[Outcome] = []
+        for folder, (split, seed) in zip(refits, pairs, strict=True):
+            own = load(folder).to(device)
+            asked = own if not fresh else asked
+            fresh.append(evaluate_split(split, _looking(config, own, data), share=share, seed=seed))
         rows.append(Row(f"{shown}, without the withheld classes", "", fresh))
-    seen = [_outcome(config, model, data, *pair) for pair in zip(splits, seeds, strict=True)]
+    looking = _looking(config, model, data)
+    seen = [evaluate_split(split, looking, share=share, seed=seed) for split, seed in pairs]
     rows.append(Row(shown, SEEN if rows else "", seen))
-    own = model if len(rows) == 1 else load(run.folder / "refit" / f"split-{seeds[0]}").to(device)
     first = rows[0].outcomes[0]
     embeds = first.embeds[first.flagged]
-    names = names_of(config, own, first.clusters, embeds, origin=first.embeds.mean(0))
+    names = names_of(config, asked, first.clusters, embeds, origin=first.embeds.mean(0))
     result = Result()
     for row in rows:
         result.metrics |= _metrics(row)
@@ -86,10 +89,8 @@ def evaluate_discovery(config: DictConfig, run: Run) -> None:
 
 def _divide(config: DictConfig, data: PairData, seed: int) -> Split:
     """One draw of withheld classes and shots; named classes are the same in each."""
-    asked = config.data.withhold
-    classes = config.withhold if asked is None else asked if isinstance(asked, float | int) else list(asked)
-    key = "withhold" if asked is None else "data.withhold"
-    known, withheld = withhold(data.records, classes, seed=seed, key=key)
+    key = "withhold" if config.data.withhold is None else "data.withhold"
+    known, withheld = withhold(data.records, OmegaConf.select(config, key), seed=seed, key=key)
     known, _ = known_pictures(known, shots=config.data.shots, split_seed=seed)
     for what, part in (("known", known), ("withheld", withheld)):
         if not len(part.select("test")):
@@ -102,9 +103,9 @@ def _divide(config: DictConfig, data: PairData, seed: int) -> Split:
     return Split(known, withheld)
 
 
-def _outcome(config: DictConfig, model: Model, data: PairData, split: Split, seed: int) -> Outcome:
+def _looking(config: DictConfig, model: Model, data: PairData) -> Looking:
     features = features_of(config, model, data)  # from the store; each model standardises in its own way
-    looking = Looking(
+    return Looking(
         features=lambda part: of_records(part, data.records, features),
         watcher=partial(make_watcher, config, model),
         names=config.detectors,
@@ -113,7 +114,6 @@ def _outcome(config: DictConfig, model: Model, data: PairData, split: Split, see
         default=str(config.detector),
         cluster=clusterer(config),
     )
-    return evaluate_split(split, looking, share=config.withhold, seed=seed)
 
 
 def _refits(config: DictConfig) -> bool:

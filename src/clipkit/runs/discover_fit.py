@@ -66,9 +66,7 @@ def fit_detectors(config: DictConfig, run: Run) -> None:
     find_broken(data, run)
     records, choice = data.records, data.choice
     if config.data.withhold is not None:
-        asked = config.data.withhold
-        classes = asked if isinstance(asked, float | int) else list(asked)
-        records, _ = withhold(records, classes, seed=config.data.split_seed)
+        records, _ = withhold(records, config.data.withhold, seed=config.data.split_seed)
     if choice is None:  # else a manifest has chosen
         records, choice = known_pictures(records, shots=config.data.shots, split_seed=config.data.split_seed)
     own = model.classifier
