@@ -29,6 +29,7 @@ def main(config: DictConfig) -> float | None:
     from clipkit.runs.record import open_run
     from clipkit.runs.tokenizers import settle_tokenizer
     from clipkit.runs.training import train_stages
+    from clipkit.runs.validation import validation_scores
 
     overrides = list(HydraConfig.get().overrides.task)
     build.resolve_stages(config, overrides)
@@ -71,8 +72,7 @@ def main(config: DictConfig) -> float | None:
             loggers, score = train_stages(config, approach, features, run, signals, device)
         notes += run.about.get("alarms", [])
 
-        encoder.aligned = encoder.aligned or approach.aligns
-        encoder.frozen_dtype = None
+        encoder.aligned, encoder.frozen_dtype = encoder.aligned or approach.aligns, None
         approach.to(device)  # Lightning leaves it on the CPU
         approach.finish(features)
         model = approach.model(data.templates)
@@ -82,15 +82,16 @@ def main(config: DictConfig) -> float | None:
         known = features if approach.keeps_image_tower else None
         result, said = results.evaluate_training(model, data, config.evaluators, features=known)
         notes += said
+        scores = validation_scores(approach.validation, model, data, stored=known)
         if not run.writes:
             return score  # process 0 writes down what all have found
         run.note(**approach.about)
         result.tables |= approach.tables
         result.figures = results.training_curves(run.folder) | result.figures
-        run.note_cost()
-        results.write_everything(run, config, result, title=results.title(config), loggers=loggers, notes=notes)
+        title = results.title(config)
+        results.write_everything(run, config, result, title=title, validation=scores, loggers=loggers, notes=notes)
         run.finish(score=score)
-        results.closing_table(results.title(config), result.metrics, results.places(run))
+        results.closing_table(title, result.metrics, results.places(run))
     return score
 
 

@@ -85,6 +85,7 @@ class Approach(pl.LightningModule):
     Attributes:
         chosen: values that the training or validation data decided, by name (for `run.json`).
         tables: what is to be kept of how they were decided, by file name.
+        validation: what validation said of the weights that are handed on, by name (`val/…`).
         against_chance: the last training batch's loss (without gradient), and what a model that cannot tell anything
             apart would have scored; None where that is not known.
     """
@@ -106,6 +107,7 @@ class Approach(pl.LightningModule):
         self.stage_name = ""
         self.chosen: dict[str, float] = {}
         self.tables: dict[str, pd.DataFrame] = {}
+        self.validation: dict[str, float] = {}
         self.average = None if ema is None else AveragedWeights(ema)
         self.against_chance: tuple[Tensor, float] | None = None
         self.strict_loading = False  # checkpoints leave out what was never trained

@@ -85,6 +85,10 @@ class CheckpointWriter(pl.Callback):
         steps: optimiser steps between two checkpoints; None: by the clock alone.
         signals: asked after every optimiser step whether to stop.
         patience: epochs without a better `monitor` after which the stage ends; None: it does not.
+        keep: whose `scores` are remembered: those of the "best" epoch, or of the "last".
+
+    Attributes:
+        scores: every validation metric of that epoch, by name.
     """
 
     def __init__(
@@ -96,11 +100,14 @@ class CheckpointWriter(pl.Callback):
         steps: int | None = None,
         signals: StopSignals,
         patience: int | None = None,
+        keep: str = "best",
     ) -> None:
+        self.keep = keep
         self.folder, self.monitor, self.minutes, self.steps, self.signals = folder, monitor, minutes, steps, signals
         self._sign = -1 if monitor.endswith("loss") else 1
         self.best: float | None = None
         self.best_epoch: int | None = None
+        self.scores: dict[str, float] = {}
         self.patience, self.ended = patience, False
         self._saved_at = time.monotonic()
         self._restore: list[torch.Tensor] | None = None
@@ -153,7 +160,11 @@ class CheckpointWriter(pl.Callback):
             return
         metric = trainer.callback_metrics.get(self.monitor)
         value = broadcast(None if metric is None else float(metric))
-        if value is not None and (self.best is None or self._sign * value > self._sign * self.best):
+        better = value is not None and (self.best is None or self._sign * value > self._sign * self.best)
+        if better or self.keep == "last":
+            said = trainer.callback_metrics.items()
+            self.scores = {name: float(score) for name, score in said if name.startswith("val/")}
+        if better:
             self.best, self.best_epoch = value, trainer.current_epoch
             self.save(trainer, "best.ckpt")
         since = 0 if self.best_epoch is None else trainer.current_epoch - self.best_epoch
@@ -203,6 +214,7 @@ class CheckpointWriter(pl.Callback):
         return {
             "best": self.best,
             "best_epoch": self.best_epoch,
+            "scores": self.scores,
             "ended": self.ended,
             "ranks": ranks(),
             "rng": gather(own),
@@ -210,7 +222,7 @@ class CheckpointWriter(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
-        self.ended = state_dict.get("ended", False)
+        self.ended, self.scores = state_dict.get("ended", False), state_dict.get("scores", {})
         self._restore = state_dict["rng"][rank()]
 
     @property

@@ -103,7 +103,6 @@ def _evaluate(
             raise UserError(
                 f"{data.records.name} ({split}) has neither labels of two classes nor captions to ask about"
             )
-        run.note_cost()
         title = f"{config.model} on {data.records.name}"
         results.write_everything(run, config, result, title=title, notes=[*said, *notes])
         run.finish()

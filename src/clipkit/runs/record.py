@@ -1,6 +1,7 @@
 """What a run leaves behind, and when: `config.yaml`, `run.json`, `metrics.json`, tables, plots."""
 
 import fcntl
+import hashlib
 import json
 import os
 import resource
@@ -25,7 +26,7 @@ from clipkit.runs.provenance import provenance
 if TYPE_CHECKING:
     from clipkit.evaluation import Result
 
-__all__ = ["Run", "alone_in", "mark_failed", "open_run", "release", "write_json"]
+__all__ = ["Run", "alone_in", "choices", "mark_failed", "open_run", "read_json", "recipe_of", "release", "write_json"]
 
 CARRIED = ("packed", "alarms", "performance")  # from what was stopped to what continues it
 MAY_CHANGE = (
@@ -43,6 +44,7 @@ MAY_CHANGE = (
     "trainer.checkpoint_minutes",
     "trainer.checkpoint_steps",
 )
+SEEDS = ("seed", "data.seed", "data.split_seed")
 
 
 class Run:
@@ -64,7 +66,7 @@ class Run:
         self._lock: IO[str] | None = None
         self.started = time.time()
         self.about: dict[str, Any] = {}
-        before = _read_json(self.folder / "run.json")
+        before = read_json(self.folder / "run.json")
         plain = OmegaConf.to_container(config, resolve=True)
         assert isinstance(plain, dict)
         stillborn = before is not None and before.get("status") == "failed" and not _has_results(self.folder)
@@ -95,6 +97,8 @@ class Run:
             "process": os.getpid(),
             "overrides": overrides,
             "command": " ".join(["python", "-m", f"clipkit.{command}", *overrides]),
+            "choices": choices() if known else {},
+            "recipe": recipe_of(plain),
             "seed": config.seed,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "processes": ranks.ranks(),
@@ -116,8 +120,8 @@ class Run:
         """Add to the alarms in `run.json`."""
         self.note(alarms=[*self.about.get("alarms", []), text])
 
-    def write_results(self, result: "Result", dpi: int = 110) -> None:
-        """Write `metrics.json`, `tables/*.csv` and `plots/*.png`.
+    def write_results(self, result: "Result", dpi: int = 110, *, validation: Mapping[str, float] | None = None) -> None:
+        """Write `metrics.json` (with what `validation` said beside it), `tables/*.csv` and `plots/*.png`.
 
         Raises:
             UserError: the disk is full or the folder cannot be written.
@@ -125,7 +129,8 @@ class Run:
         if not self.writes:
             return
         try:
-            write_json(self.folder / "metrics.json", dict(sorted(result.metrics.items())))
+            metrics = {**(validation or {}), **result.metrics}
+            write_json(self.folder / "metrics.json", dict(sorted(metrics.items())))
         except OSError as error:
             raise UserError(f"results could not be written to {self.folder}: {error}") from error
         self.write_tables_and_plots(result.tables, result.figures, dpi=dpi)
@@ -202,9 +207,26 @@ class _Reader(Run):
         self.about = about
 
 
+def choices() -> dict[str, Any]:
+    """The options of the configuration groups that this job was composed from."""
+    chosen = HydraConfig.get().runtime.choices
+    return {str(group): option for group, option in chosen.items() if not str(group).startswith(("hydra/", "shared/"))}
+
+
+def recipe_of(config: Mapping[Any, Any]) -> str:
+    """16 hex digits of what decides a run's result besides its seeds: runs that differ in these alone share it."""
+    deciding = {
+        key: value
+        for key, value in _flat(config)
+        if key not in SEEDS and key != "trainer.threads" and not _may_change(key)
+    }
+    text = json.dumps(deciding, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def mark_failed(folder: Path, message: str, *, process: int) -> None:
     """Write down why a run ended that could not do so itself, if it is that process's run."""
-    about = _read_json(folder / "run.json") or {}
+    about = read_json(folder / "run.json") or {}
     if about.get("process") == process:
         with suppress(OSError):
             write_json(folder / "run.json", {**about, "status": "failed", "error": message})
@@ -217,7 +239,8 @@ def write_json(path: Path, value: Any) -> None:
     part.replace(path)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's mapping; None if there is none, empty if it is damaged."""
     try:
         value: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:

@@ -138,10 +138,21 @@ def evaluate_model(
 
 
 def write_everything(
-    run: Run, config: DictConfig, result: Result, *, title: str, loggers: Sequence[Any] = (), notes: Sequence[str] = ()
+    run: Run,
+    config: DictConfig,
+    result: Result,
+    *,
+    title: str,
+    validation: Mapping[str, float] | None = None,
+    loggers: Sequence[Any] = (),
+    notes: Sequence[str] = (),
 ) -> None:
-    """`metrics.json`, tables, plots, `report.html`, and the same numbers and pictures to the loggers."""
-    run.write_results(result)
+    """`metrics.json`, tables, plots, `report.html`, and the same numbers and pictures to the loggers.
+
+    What `validation` said of the model stands in `metrics.json` beside the result's numbers.
+    """
+    run.note_cost()  # the report shows it
+    run.write_results(result, validation=validation)
     for logger in loggers:
         logger.log_metrics(result.metrics)
         _log_figures(logger, result.figures)

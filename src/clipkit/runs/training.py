@@ -68,6 +68,7 @@ def train_stages(
             run.folder / "checkpoints",
             monitor=approach.monitor,
             patience=approach.stages[name].patience,
+            keep=approach.stages[name].keep,
             minutes=config.trainer.checkpoint_minutes,
             steps=config.trainer.checkpoint_steps,
             signals=signals,
@@ -100,6 +101,7 @@ def train_stages(
             if stage.keep == "best":
                 content = load_checkpoint(run.folder / "checkpoints" / "best.ckpt")
                 approach.load_state_dict(content["state_dict"], strict=False)
+        approach.validation = writer.scores or approach.validation
         measured = {**throughput.stage, "by_epoch": throughput.by_epoch}
         run.note(performance={**run.about.get("performance", {}), name: measured})
     signals.wait_for_step = False
