@@ -94,7 +94,7 @@ def test_the_probe_is_scikit_learns(tmp_path: Path, eats: str) -> None:
 
 def test_a_probe_from_text_with_a_strong_penalty_is_zero_shot(tmp_path: Path) -> None:
     features = features_of(tmp_path)
-    text = text_start(features.encoder, features.data)
+    text = text_start(features)
     answers, _ = logits(finished(LinearProbe, features, eats="embeds", init="text", C=1e-9), features, "train")
     expected = text.logit_scale * stored(features, "train").embeds[0] @ text.embeds.T
     shift = (answers - expected).mean(0)  # biases are free
@@ -132,7 +132,7 @@ def test_lp_plus_plus_begins_in_the_unit_of_the_encoders_own_scale(tmp_path: Pat
     """α = 250 · scale / 100 · mean cosine, before the first step."""
     features = features_of(tmp_path)
     approach = finished(LPPlusPlus, features, iterations=0)
-    part, text = stored(features, "train"), text_start(features.encoder, features.data)
+    part, text = stored(features, "train"), text_start(features)
     sums = torch.stack([part.embeds[0][part.labels == k].sum(0) for k in range(3)])
     cosine = (sums * text.embeds).sum() / len(part)  # four pictures a class
     expected = sums + 2.5 * text.logit_scale * cosine * text.embeds
@@ -151,7 +151,7 @@ def test_gda_with_names_alone_is_nearest_to_where_the_names_say(tmp_path: Path) 
     """Heavy enough, the names decide: with distances as they were fitted, to the centre moved along the texts."""
     features = features_of(tmp_path)
     approach = finished(GDA, features, eats="embeds", text_shots=1e9)
-    part, text = stored(features, "train"), text_start(features.encoder, features.data)
+    part, text = stored(features, "train"), text_start(features)
     expected = text_prior(part.embeds[0], part.labels, text.embeds)
     weights, bias = fit_gda(part.embeds[0], part.labels, num_classes=3, prior=expected, prior_count=1e9)
     answers, _ = logits(approach, features, "train")
@@ -160,7 +160,7 @@ def test_gda_with_names_alone_is_nearest_to_where_the_names_say(tmp_path: Path) 
 
 def test_gda_as_published_adds_to_zero_shot(tmp_path: Path) -> None:
     features = features_of(tmp_path)
-    text, part = text_start(features.encoder, features.data), stored(features, "train")
+    text, part = text_start(features), stored(features, "train")
     none, _ = logits(finished(GDA, features, eats="embeds", text="none"), features, "train")
     both, _ = logits(finished(GDA, features, eats="embeds", text="logits", alpha=0.3), features, "train")
     zero_shot = text.logit_scale * part.embeds[0] @ text.embeds.T

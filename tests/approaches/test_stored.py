@@ -65,7 +65,7 @@ def test_texts_are_the_normalised_mean_of_the_templates_embeddings(tmp_path: Pat
     features = features_of(tmp_path)
     encoder, names = features.encoder, features.data.records.class_names
     encoder.train()
-    found = text_start(encoder, features.data)
+    found = text_start(features)
     assert encoder.training
     encoder.eval()
     for row, name in enumerate(names):

@@ -1,6 +1,6 @@
 """What every approach has: stages, and hooks before and after them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -62,6 +62,8 @@ class Stage:
     def __post_init__(self) -> None:
         if self.views != "fresh" and (not isinstance(self.views, int) or self.views < 1):
             raise UserError(f"views={self.views}: a number from 1 is expected, or fresh (augmented anew every epoch)")
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise UserError(f"batch_size={self.batch_size}: pictures a batch are expected, 1 or more")
         if self.patience is not None and (not isinstance(self.patience, int) or self.patience < 1):
             raise UserError(f"patience={self.patience}: epochs are expected, 1 or more (null: never stop early)")
         if self.chunk_size is not None and (not isinstance(self.chunk_size, int) or self.chunk_size < 1):
@@ -86,6 +88,8 @@ class Approach(pl.LightningModule):
         chosen: values that the training or validation data decided, by name (for `run.json`).
         tables: what is to be kept of how they were decided, by file name.
         validation: what validation said of the weights that are handed on, by name (`val/…`).
+        on_epoch: told of each epoch of a head that is trained on stored pictures, and what validation said; what it
+            raises ends the training.
         against_chance: the last training batch's loss (without gradient), and what a model that cannot tell anything
             apart would have scored; None where that is not known.
     """
@@ -108,6 +112,7 @@ class Approach(pl.LightningModule):
         self.chosen: dict[str, float] = {}
         self.tables: dict[str, pd.DataFrame] = {}
         self.validation: dict[str, float] = {}
+        self.on_epoch: Callable[[int, dict[str, float]], None] | None = None
         self.average = None if ema is None else AveragedWeights(ema)
         self.against_chance: tuple[Tensor, float] | None = None
         self.strict_loading = False  # checkpoints leave out what was never trained

@@ -110,7 +110,7 @@ class Classifying(Approach):
     def begin(self, features: FrozenFeatures) -> None:
         """Let the new `head` start from the class names."""
         if self.init == "text":
-            self._text = self._text or text_start(self.encoder, features.data)
+            self._text = self._text or text_start(features)
             self.head.start_from_text(self._text.embeds.cpu(), logit_scale=self._text.logit_scale)
 
     def notes(self, data: PairData) -> list[str]:
@@ -229,13 +229,19 @@ class Classifying(Approach):
             val=val,
             monitor=self.monitor,
             label_smoothing=self.label_smoothing,
-            on_progress=partial(features.on_progress, f"epochs of {len(heads)} heads"),
+            on_progress=partial(features.on_progress, f"epochs of {len(heads)} heads") if len(heads) > 1 else None,
+            on_epoch=self._tell_of_epoch,
         )
         best, self.tables["search"] = search.decide(outcomes, monitor=self.monitor, seed=data.seed)
         self._set(search.settings[best])
         self.head = heads[best * search.seeds]
+        self.validation = dict(outcomes[best * search.seeds].scores)
         self.chosen |= search.settings[best]
         self.stages = {name: replace(stage, epochs=0) for name, stage in self.stages.items()}
+
+    def _tell_of_epoch(self, epoch: int, scores: Mapping[str, Tensor]) -> None:
+        if self.on_epoch is not None:
+            self.on_epoch(epoch, {name: float(value[0]) for name, value in scores.items()})
 
     def _set(self, setting: Mapping[str, float]) -> None:
         """Take a setting's numbers of the head as the approach's own."""

@@ -79,7 +79,7 @@ class GDA(Approach):
         data = features.data
         views = self.views if data.augment is not None else 1  # without a policy all are alike
         train, val = stored(features, "train", views), stored(features, "val")
-        names, text = data.records.class_names, text_start(features.encoder, data)
+        names, text = data.records.class_names, text_start(features)
         rows: Tensor = getattr(train, self.eats)  # [V, N, F]
         if self.text == "prior":
             weights, bias = fit_gda_with_text(rows, train.labels, text.embeds, text_shots=self.text_shots)

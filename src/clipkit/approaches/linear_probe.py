@@ -102,7 +102,7 @@ def fit_probe(
     train, val = stored(features, "train"), stored(features, "val")
     zero_shot: Tensor | None = None  # [C, D]
     if init == "text":
-        text = text_start(features.encoder, features.data)
+        text = text_start(features)
         zero_shot = text.logit_scale * text.embeds
     x_val: Tensor = getattr(val, eats)[0]  # [M, F], the pictures as they are
     heads = LinearHeads(

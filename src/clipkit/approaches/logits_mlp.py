@@ -33,5 +33,5 @@ class LogitsMlp(Classifying):
     def begin(self, features: FrozenFeatures) -> None:
         super().begin(features)
         if self.init == "random":
-            start = text_start(self.encoder, features.data)
+            start = text_start(features)
             self.head.read_text(start.embeds, logit_scale=start.logit_scale)

@@ -41,7 +41,7 @@ class LPPlusPlus(Approach):
     def finish(self, features: FrozenFeatures) -> None:
         """Fit on the training pictures, from the class texts."""
         train, val = stored(features, "train"), stored(features, "val")
-        text = text_start(features.encoder, features.data)
+        text = text_start(features)
         blend, _ = fit_lp_plus_plus(
             train.embeds[0],
             train.labels,

@@ -36,6 +36,9 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         unknown = sorted({*self.group_lr, *self.group_weight_decay} - set(GROUPS))
+        for name, value in (("lr", self.lr), ("weight_decay", self.weight_decay)):
+            if not 0 <= value < math.inf:
+                raise UserError(f"optimizer.{name}={value}: a number from 0 is expected")
         if unknown:
             raise UserError(f"optimizer: there is no group {', '.join(unknown)}: the groups are {', '.join(GROUPS)}")
 

@@ -78,7 +78,7 @@ class Search:
             *(["projections that stay as they are (train.projections=false)"] if train.projections else []),
             *(["stored views (views=4, not fresh)"] if stage.views == "fresh" else []),
             *(["accumulate=1"] if stage.accumulate != 1 else []),
-            *(["patience=null"] if stage.patience is not None else []),
+            *(["patience=null"] if stage.patience is not None and len(self) > 1 else []),
             *(["approach.ema=null"] if averaged else []),
         ]
         if missing:

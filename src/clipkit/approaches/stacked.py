@@ -16,7 +16,7 @@ from clipkit.errors import UserError
 from clipkit.losses.tiles import at_least_float32
 from clipkit.models.heads.base import Head
 
-__all__ = ["SCORES", "Stack", "check_head"]
+__all__ = ["SCORES", "Alone", "Stack", "check_head"]
 
 SCORES = ("val/loss", "val/top1", "val/f1_weighted")
 CHUNK = 1024  # pictures of a validation pass that all heads answer at a time
@@ -105,6 +105,47 @@ class Stack:
         for head, own in zip(heads, self.own, strict=True):
             for parameter, trained in zip(head.parameters(), own, strict=True):
                 parameter.copy_(trained)
+
+
+class Alone:
+    """One head as it is, in the form of a stack of one: faster than a stack, and BatchNorm and dropout may be in it.
+
+    Args:
+        head: trained in place.
+        label_smoothing: of the cross-entropy.
+    """
+
+    def __init__(self, head: Head, label_smoothing: float) -> None:
+        self.head, self.label_smoothing, self.count = head, label_smoothing, 1
+        self.own = [list(head.parameters())]
+
+    def backward(self, x: Tensor, labels: Tensor) -> None:
+        """The gradient of a batch: x [1, B, D], labels [1, B]."""
+        self.head.train()
+        (logits,) = at_least_float32(self.head.training_logits(x[0], labels[0]))
+        loss, penalty = cross_entropy(logits, labels[0], label_smoothing=self.label_smoothing), self.head.penalty()
+        for parameter in self.own[0]:
+            parameter.grad = None
+        (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]  # torch's
+
+    @torch.no_grad()
+    def scores(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """`SCORES`, [1] each, as a stack gives them."""
+        self.head.eval()
+        (logits,) = at_least_float32(
+            torch.cat([self.head(x[start : start + CHUNK]) for start in range(0, len(x), CHUNK)])
+        )
+        predicted = logits.argmax(1)
+        scores = {
+            "val/loss": cross_entropy(logits, labels)[None],
+            "val/top1": (predicted == labels).double().mean()[None],
+            "val/f1_weighted": _f1_weighted(predicted[None], labels, logits.shape[1]),
+        }
+        return scores if logits.isfinite().all() else {name: value * torch.nan for name, value in scores.items()}
+
+    def hand_back(self, heads: Sequence[Head]) -> None:
+        """It is the head itself."""
+        self.head.eval()
 
 
 def check_head(head: Head) -> None:

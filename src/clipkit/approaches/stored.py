@@ -66,6 +66,11 @@ def stored(features: FrozenFeatures, split: str, views: int = 1) -> Stored:
     Raises:
         UserError: the data has fewer than two classes, or no labelled picture to train on.
     """
+    key = ("stored", split, views, features.encoder.frozen_dtype)
+    return features.once(key, lambda: _stored(features, split, views))
+
+
+def _stored(features: FrozenFeatures, split: str, views: int) -> Stored:
     encoder, records = features.encoder, features.data.split(split)
     if len(records.class_names) < 2:
         found = ", ".join(records.class_names) or "none"
@@ -94,8 +99,12 @@ def stored(features: FrozenFeatures, split: str, views: int = 1) -> Stored:
     return Stored(embeds, standard, labels)
 
 
-def text_start(encoder: DualEncoder, data: PairData) -> Prototypes:
+def text_start(features: FrozenFeatures) -> Prototypes:
     """One prototype a class: the direction of the mean embedding of its sentences, `data.templates`."""
+    return features.once("text_start", lambda: _text_start(features.encoder, features.data))
+
+
+def _text_start(encoder: DualEncoder, data: PairData) -> Prototypes:
     was_training = encoder.training
     zero_shot = Model(encoder).zero_shot(data.records.class_names, templates=data.templates)
     encoder.train(was_training)

@@ -78,7 +78,7 @@ def remember(features: FrozenFeatures, *, views: int) -> Head:
     train = stored(features, "train", views if data.augment is not None else 1)  # without a policy all are alike
     head = Head(data.records.class_names, num_keys=len(train), embed_dim=encoder.embed_dim).to(train.embeds.device)
     head.remember(normalize(train.embeds.mean(0), dim=-1), train.labels)
-    text = text_start(encoder, data)
+    text = text_start(features)
     head.start_from_text(text.embeds, logit_scale=text.logit_scale)
     return head
 

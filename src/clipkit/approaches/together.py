@@ -6,6 +6,7 @@ Small products of matrices keep a processor or a GPU waiting for the next call: 
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from clipkit.approaches.base import Stage
 from clipkit.approaches.optimization import Optimizer
-from clipkit.approaches.stacked import Stack, check_head
+from clipkit.approaches.stacked import Alone, Stack, check_head
 from clipkit.data.randomness import uniform
 from clipkit.data.sampling import EpochBatches
 from clipkit.models.heads.base import Head
@@ -78,11 +79,13 @@ def train_together(
     monitor: str = "val/loss",
     label_smoothing: float = 0.0,
     on_progress: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[int, Mapping[str, Tensor]], None] | None = None,
 ) -> list[Outcome]:
     """Train K heads of one kind in place, each as it would be alone: order, views, rates and best epoch are its own.
 
     It is what `Classifying` does on stored features, in float32 (or the heads' own type) and without gradient clipping:
-    a head with the run's own seed takes the same batches. Rounding differs, by how many heads share a product.
+    a head with the run's own seed takes the same batches. Rounding differs, by how many heads share a product. A single
+    head may have BatchNorm and dropout, and ends early where the stage has patience.
 
     Args:
         heads: with their first weights, alike but for those and for their `numbers`.
@@ -92,12 +95,17 @@ def train_together(
         monitor: the score whose best epoch is kept; larger is better, of a loss smaller.
         label_smoothing: as `Classifying` has it.
         on_progress: called with (epochs done, epochs).
+        on_epoch: called with the epoch, counted from 1, and its scores, [K] each; what it raises ends the training.
 
     Raises:
-        UserError: heads whose training mode differs from their answers (BatchNorm, dropout).
+        UserError: several heads whose training mode differs from their answers (BatchNorm, dropout).
     """
-    check_head(heads[0])
-    stack = Stack(heads, label_smoothing)
+    if len(heads) == 1:
+        stack: Alone | Stack = Alone(heads[0], label_smoothing)
+        torch.manual_seed(recipes[0].seed)  # dropout
+    else:
+        check_head(heads[0])
+        stack = Stack(heads, label_smoothing)
     batches = _Batches(train, recipes, stage.batch_size)
     training = _Training(stage, stack.own, recipes, steps=len(batches) * stage.epochs)
     best = _Best(stack, monitor) if val is not None and stage.keep == "best" else None
@@ -113,6 +121,10 @@ def train_together(
             best.look(epoch + 1, scores)
         if on_progress is not None:
             on_progress(epoch + 1, stage.epochs)
+        if on_epoch is not None and scores:
+            on_epoch(epoch + 1, scores)
+        if len(heads) == 1 and best is not None and best.since(epoch + 1) >= (stage.patience or math.inf):
+            break
     if best is not None:
         best.restore()
     stack.hand_back(heads)
@@ -167,22 +179,25 @@ class _Batches:
 
     def of(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """[K, B, D] and [K, B], as `PairDataset` serves them."""
-        train, views = self.train, len(self.train.x)
+        train, (views, count) = self.train, self.train.x.shape[:2]
         draws = [uniform(order.seed, epoch, train.image_ids, 1, purpose="view")[:, 0] for order in self.orders]
         view_of = (np.stack(draws) * views).astype(np.int64)  # [S, N]
         for order in self.orders:
             order.set_epoch(epoch)
-        for parts in zip(*self.orders, strict=True):
-            rows = np.array(parts)[:, :, 1]  # [S, B]
-            view = torch.from_numpy(np.take_along_axis(view_of, rows, 1)).to(train.x.device)
-            row = torch.from_numpy(rows).to(train.x.device)
-            yield train.x[view, row][self.seed_of_head], train.labels[row][self.seed_of_head]
+        batches = [list(order) for order in self.orders]
+        rows = np.array([[row for batch in own for _, row in batch] for own in batches])  # [S, N]
+        views_and_rows = torch.from_numpy(np.take_along_axis(view_of, rows, 1) * count + rows).to(train.x.device)
+        flat = train.x.flatten(0, 1)  # one index a picture: several times faster than two
+        ends = np.cumsum([len(batch) for batch in batches[0]]).tolist()
+        for start, end in zip([0, *ends], ends, strict=False):
+            places = views_and_rows[:, start:end][self.seed_of_head]  # [K, B]
+            yield flat[places], train.labels[places % count]
 
 
 class _Best:
     """Each head's best epoch so far, with its weights."""
 
-    def __init__(self, stack: Stack, monitor: str) -> None:
+    def __init__(self, stack: Alone | Stack, monitor: str) -> None:
         self.stack, self.monitor, self.sign = stack, monitor, -1 if monitor.endswith("loss") else 1
         self.kept = [[parameter.detach().clone() for parameter in own] for own in stack.own]
         self.outcomes = [Outcome(0, {}) for _ in stack.own]
@@ -197,6 +212,10 @@ class _Best:
                 self.outcomes[k] = Outcome(epoch, {name: each[k] for name, each in values.items()})
                 for kept, parameter in zip(self.kept[k], self.stack.own[k], strict=True):
                     kept.copy_(parameter.detach())
+
+    def since(self, epoch: int) -> int:
+        """Epochs since the first head was at its best."""
+        return epoch - self.outcomes[0].epoch
 
     def restore(self) -> None:
         """Put the best weights back."""

@@ -46,6 +46,7 @@ class Part:
         records: of this part.
         on_progress: called with (what, done, total).
         stored: the store of what the towers say; None computes it anew.
+        draws: whether figures are wanted.
     """
 
     def __init__(
@@ -56,9 +57,10 @@ class Part:
         on_progress: Callable[[str, int, int], None],
         *,
         stored: FrozenFeatures | None = None,
+        draws: bool = True,
     ) -> None:
         self.model, self.data, self.records, self.on_progress = model, data, records, on_progress
-        self.stored = stored
+        self.stored, self.draws = stored, draws
         self._others: dict[str, Part] = {}
         self._whole = self  # who keeps what all parts of one evaluation share
 
@@ -226,8 +228,9 @@ def evaluate(
     on_progress: Callable[[str, int, int], None] | None = None,
     stored: FrozenFeatures | None = None,
     must_fit: bool = False,
+    draws: bool = True,
 ) -> Result:
-    """Ask every evaluator that fits about every subset of a split; `stored`: see `Part`.
+    """Ask every evaluator that fits about every subset of a split; `stored`, `draws`: see `Part`.
 
     With `must_fit` one that fits no subset is refused before anything is computed; else it is left out.
 
@@ -237,12 +240,13 @@ def evaluate(
     """
     total = Result()
     records = data.records if split == "all" else data.split(split)
-    whole = Part(model, data, records, on_progress or (lambda what, done, count: None), stored=stored)
+    said = on_progress or (lambda what, done, count: None)
+    whole = Part(model, data, records, said, stored=stored, draws=draws)
     parts = {"": whole}
     if split != "all":
         chosen = {subset: records.select(split, subset) for subset in records.subsets()}
         parts = {
-            name: Part(model, data, c, whole.on_progress, stored=stored).beside(whole) for name, c in chosen.items()
+            name: Part(model, data, c, said, stored=stored, draws=draws).beside(whole) for name, c in chosen.items()
         }
     if must_fit:
         _refuse_misfits(evaluators, list(parts.values()), f"{data.records.name} ({split})")

@@ -1,9 +1,9 @@
 """What the frozen towers say of the data, computed once and kept on disk."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,8 @@ from clipkit.ranks import first_on_each_machine
 
 __all__ = ["FrozenFeatures"]
 
+Kept = TypeVar("Kept")
+
 
 class FrozenFeatures:
     """Raw image features (several augmented views) and text features of a data set, through the store.
@@ -31,6 +33,8 @@ class FrozenFeatures:
         store: where the arrays are kept.
         batch_size: pictures run at a time.
         on_progress: called with (what, done, total) while something is computed.
+        keep: hold in memory what is asked for, too: for many heads on the same pictures, of an encoder that nothing
+            trains meanwhile.
     """
 
     def __init__(
@@ -41,7 +45,9 @@ class FrozenFeatures:
         *,
         batch_size: int = 64,
         on_progress: Callable[[str, int, int], None] | None = None,
+        keep: bool = False,
     ) -> None:
+        self._kept: dict[Hashable, Any] | None = {} if keep else None
         self.encoder, self.data, self.store, self.batch_size = encoder, data, store, batch_size
         self.on_progress = on_progress or (lambda what, done, total: None)
 
@@ -49,8 +55,21 @@ class FrozenFeatures:
         """[views, N, F] features of the image tower, not standardised; view 0 is the picture as it is."""
         return self.trunk(split, views=views)["feature"]
 
+    def once(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
+        """What `make` gives; where things are kept, what it gave the first time. It must not be changed."""
+        if self._kept is None:
+            return make()
+        if key not in self._kept:
+            self._kept[key] = make()
+        kept: Kept = self._kept[key]
+        return kept
+
     def image_of(self, part: Records) -> Tensor:
         """[N, F] of some pictures, as `image` gives them: from the splits' own entries."""
+        key = ("image_of", part.image_ids.tobytes(), self.encoder.frozen_dtype)
+        return self.once(key, lambda: self._image_of(part))
+
+    def _image_of(self, part: Records) -> Tensor:
         found = torch.empty(len(part), self.encoder.feature_dim)
         splits = np.asarray(part.table["split"].to_pylist())
         for split in dict.fromkeys(splits):

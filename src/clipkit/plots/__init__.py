@@ -12,6 +12,7 @@ from clipkit.plots.pictures import class_bars, retrieval_grid, similarity_heatma
 from clipkit.plots.ranking import ranked_pictures
 from clipkit.plots.rates import rates_by_group
 from clipkit.plots.shots import ShotLine, accuracy_by_shots
+from clipkit.plots.sweeps import objective_front, parallel_coordinates, parameter_importances, trial_history
 from clipkit.plots.trade_off import trade_off
 
 __all__ = [
@@ -35,6 +36,9 @@ __all__ = [
     "novelty_density",
     "novelty_det",
     "novelty_roc",
+    "objective_front",
+    "parallel_coordinates",
+    "parameter_importances",
     "picture_sizes",
     "ranked_pictures",
     "rates_by_group",
@@ -42,4 +46,5 @@ __all__ = [
     "retrieval_grid",
     "similarity_heatmap",
     "trade_off",
+    "trial_history",
 ]

@@ -20,9 +20,10 @@ from clipkit.runs.choices import groups, read_option
 from clipkit.runs.command_line import split_flags
 from clipkit.runs.compose import output_folder
 
-__all__ = ["Sweep", "Together", "key_of", "left_to_experiment", "together"]
+__all__ = ["Sweep", "Together", "key_of", "left_to_experiment", "left_to_sweep", "together"]
 
-KINDS = {"few_shot_curve": "clipkit.runs.few_shot_curve:FewShotCurve"}
+KINDS = {"few_shot_curve": "clipkit.runs.few_shot_curve:FewShotCurve", "grid": "clipkit.runs.grid_summary:Grid"}
+LAUNCHER = ("hydra/launcher", "hydra.launcher.")  # decides no folder, and Hydra says what is wrong with it
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,28 @@ def left_to_experiment(overrides: Sequence[str], *, multirun: bool) -> list[str]
     return left
 
 
+def left_to_sweep(overrides: Sequence[str]) -> list[str]:
+    """What `base` of the chosen sweep says and the command line does not; without what is said of every stage."""
+    chosen = next((text.partition("=")[2] for text in overrides if key_of(text) == "sweep"), None) or "few_shot"
+    if chosen not in groups()["sweep"]:
+        return []  # the check will name it
+    given = {key_of(text) for text in overrides}
+    searched = {key.removeprefix("sweep.space.").removesuffix(".choices") for key in given}
+    base = OmegaConf.select(read_option("sweep", chosen), "base") or []
+    return [text for text in base if key_of(text) not in given | searched and "*" not in key_of(text)]
+
+
 def together(command: str, arguments: Sequence[str]) -> Together | None:
-    """What the runs of this multirun leave together; None if its experiment says nothing of it."""
+    """What the runs of this multirun leave together: what its experiment says, else a table of them.
+
+    None where it is not known what runs there will be: with configurations or a sweeper of the user's own.
+    """
     flags, overrides = split_flags(arguments)
     kind = OmegaConf.select(_experiment(overrides), "together")
     if kind is None:
-        return None
+        if command != "train" or not _is_plain(flags, overrides):
+            return None
+        kind = "grid"
     parser = OverridesParser.create()
     values: dict[str, list[str]] = {}
     params = [key_of(text) for text in left_to_experiment([f"experiment={_chosen(overrides)}"], multirun=True)]
@@ -100,12 +117,20 @@ def together(command: str, arguments: Sequence[str]) -> Together | None:
             values[override.key_or_group] = [str(value) for value in override.sweep_string_iterator()]
         elif override.key_or_group in params:
             values[override.key_or_group] = [str(override.get_value_element_as_str())]
-    single = [text for text in overrides if key_of(text) not in values]
+    single = [text for text in overrides if key_of(text) not in values and not key_of(text).startswith(LAUNCHER)]
     firsts = [f"{key}={several[0]}" for key, several in values.items()]
     folder = output_folder(command, [*single, *firsts], multirun=True)
     module, _, name = KINDS[kind].partition(":")
     made: Together = getattr(import_module(module), name)(Sweep(command, flags, overrides, values, folder))
     return made
+
+
+def _is_plain(flags: Sequence[str], overrides: Sequence[str]) -> bool:
+    """Whether Hydra's own sweeper makes all combinations, in one folder."""
+    own = [text for text in overrides if key_of(text) == "hydra/sweeper" or text.startswith("hydra.sweeper.")]
+    own += [text for text in overrides if key_of(text) == "hydra.sweep.dir" and "${" in text]
+    own += [text for text in overrides if OverridesParser.create().parse_override(text).is_interval_sweep()]
+    return not own and all(flag in ("-m", "--multirun") for flag in flags)
 
 
 def _chosen(overrides: Sequence[str]) -> str | None:

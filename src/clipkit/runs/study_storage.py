@@ -1,0 +1,218 @@
+"""The study of a sweep: which trials there are, and who is at work on which. Optuna's tables, in one SQLite file.
+
+Used by: clipkit.sweep
+
+A trial is claimed under a lock, so that processes together make exactly the number asked for. Whoever claims holds a
+lock on a file of its own as long as it lives; a trial whose owner is gone is claimed again, with the number, the folder
+and the values that it has.
+"""
+
+import fcntl
+import hashlib
+import os
+import sqlite3
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import optuna
+from filelock import FileLock
+from optuna.exceptions import StorageInternalError
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import event
+from sqlalchemy.exc import SQLAlchemyError
+
+from clipkit.errors import UserError
+from clipkit.runs.study_plan import Plan
+
+__all__ = ["Study", "open_study"]
+
+PLAN, OWNER, ERROR = "clipkit_plan", "clipkit_owner", "clipkit_error"
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class Study:
+    """The trials of a sweep, as one of the processes that work on them sees them.
+
+    Args:
+        study: Optuna's.
+        folder: of the sweep.
+        seed: trial n is drawn from (seed, n), whatever has happened in between.
+        sampler: "tpe" or "random".
+        startup_trials: drawn at random first.
+    """
+
+    def __init__(self, study: optuna.Study, folder: Path, *, seed: int, sampler: str, startup_trials: int) -> None:
+        self.study, self.folder, self.seed = study, folder, seed
+        self.sampler, self.startup_trials = sampler, startup_trials
+        self._claims = FileLock(folder / ".claims.lock")
+        self._own: IO[str] | None = None
+
+    def claim(self, asked: int) -> tuple[Trial, bool] | None:
+        """The next trial, and whether another process has begun it; None if `asked` are done or at work elsewhere."""
+        with speaking(self.folder), self._claims:
+            trials = self.trials()
+            done = sum(self.is_done(one) for one in trials)
+            lost = [one for one in trials if one.state is TrialState.RUNNING and not self._is_alive(one)]
+            waiting = [one for one in trials if one.state is TrialState.RUNNING and one not in lost]
+            if lost and done < asked:
+                self.study.sampler = self._sampler(lost[0].number)
+                begun = Trial(self.study, lost[0]._trial_id)
+                begun.set_user_attr(OWNER, self._owner())
+                return begun, True
+            if done + len(waiting) >= asked:
+                return None
+            self.study.sampler = self._sampler(len(trials))
+            trial = self.study.ask()
+            trial.set_user_attr(OWNER, self._owner())
+            return trial, False
+
+    def trials(self) -> list[FrozenTrial]:
+        """All of them, in order."""
+        found: list[FrozenTrial] = self.study.get_trials(deepcopy=False)
+        return found
+
+    @staticmethod
+    def is_done(trial: FrozenTrial) -> bool:
+        """Whether a trial has come to its end: with values, pruned, or by a mistake of its own."""
+        return trial.state in DONE or (trial.state is TrialState.FAIL and ERROR in trial.user_attrs)
+
+    def finish(self, trial: Trial, values: Sequence[float] | None, state: TrialState, error: str | None = None) -> None:
+        """Write a trial's end down."""
+        with speaking(self.folder):
+            if error is not None:
+                trial.set_user_attr(ERROR, error)
+            self.study.tell(trial, list(values) if values is not None else None, state)
+
+    def counts(self) -> tuple[int, int]:
+        """Trials that are done, and trials that living processes are at work on."""
+        with speaking(self.folder):
+            trials = self.trials()
+        running = [one for one in trials if one.state is TrialState.RUNNING and self._is_alive(one)]
+        return sum(map(self.is_done, trials)), len(running)
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """From (seed, number): a sweep that was killed draws what one that was not would have."""
+        digest = hashlib.sha256(f"{self.seed} {number}".encode()).digest()
+        seed = int.from_bytes(digest[:4], "little")
+        if self.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        return optuna.samplers.TPESampler(n_startup_trials=self.startup_trials, seed=seed, constant_liar=True)
+
+    def _owner(self) -> str:
+        if self._own is None:
+            place = self.folder / ".owners"
+            place.mkdir(exist_ok=True)
+            self._own = (place / f"{os.getpid()}-{time.time_ns()}").open("w")
+            fcntl.flock(self._own, fcntl.LOCK_EX)
+        return Path(self._own.name).name
+
+    def _is_alive(self, trial: FrozenTrial) -> bool:
+        """Whether the process that claimed a trial still holds its lock."""
+        name = trial.user_attrs.get(OWNER)
+        if name is None:
+            return False  # killed while it claimed; who asks holds the lock of claims, or only counts
+        if self._own is not None and name == Path(self._own.name).name:
+            return True
+        try:
+            with (self.folder / ".owners" / name).open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def close(self) -> None:
+        """Give up the own lock."""
+        if self._own is not None:
+            with suppress(OSError):
+                os.unlink(self._own.name)
+            self._own.close()
+            self._own = None
+
+
+def open_study(folder: Path, plan: Plan, settings: Any, *, seed: int) -> Study:
+    """The study of a sweep's folder, made if there is none.
+
+    Args:
+        folder: of the sweep.
+        plan: what it searches; one that was begun with another is refused.
+        settings: `config.sweep`.
+        seed: of the run.
+
+    Raises:
+        UserError: the database is damaged, locked, full, or another plan's; it is left as it is.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    place, url = folder / "study.db", settings.storage
+    pruner = {"median": optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1), "none": None}
+    if settings.pruner not in pruner or settings.sampler not in ("tpe", "random"):
+        raise UserError("sweep.pruner is one of median, none, and sweep.sampler one of tpe, random")
+    with speaking(url or place), FileLock(folder / ".claims.lock"):
+        if url is None:
+            _check_file(place, wait=settings.wait)
+        engine = {"connect_args": {"timeout": settings.wait}} if url is None or url.startswith("sqlite") else {}
+        storage = optuna.storages.RDBStorage(url or f"sqlite:///{place.absolute()}", engine_kwargs=engine)
+        if storage.engine.dialect.name == "sqlite":
+            event.listen(storage.engine, "connect", _fast)
+            storage.engine.dispose()
+        study = optuna.create_study(
+            storage=storage,
+            study_name=folder.name if url is not None else "sweep",
+            directions=[one.direction for one in plan.objectives],
+            pruner=pruner[settings.pruner] or optuna.pruners.NopPruner(),
+            load_if_exists=True,
+        )
+        before = study.user_attrs.get(PLAN)
+        if before is None:
+            study.set_user_attr(PLAN, plan.described())
+        elif before != plan.described():
+            raise UserError(
+                f"{url or place} is the study of another space, base or objective: give the same as before, or "
+                "choose another name"
+            )
+    return Study(study, folder, seed=seed, sampler=settings.sampler, startup_trials=settings.startup_trials)
+
+
+@contextmanager
+def speaking(place: Path | str) -> Iterator[None]:
+    """What a database says, for a person."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", cause)).splitlines()[0]
+        hint = "nothing in it was changed"
+        if "locked" in reason:
+            hint = f"another program holds it; {hint}. Try again, or wait longer with sweep.wait=600"
+        elif "full" in reason or "readonly" in reason or "unable to open" in reason:
+            hint = "make room, or let it be written"
+        elif "malformed" in reason or "not a database" in reason:
+            hint = f"it is damaged; {hint}. The trials' folders have their results; move the file away to begin anew"
+        raise UserError(f"the study {place}: {reason}: {hint}") from error
+
+
+def _check_file(place: Path, *, wait: float) -> None:
+    """Read a database through before anything may write to it."""
+    if not place.is_file() or place.stat().st_size == 0:
+        return
+    connection = sqlite3.connect(f"file:{place.absolute()}?mode=ro", uri=True, timeout=wait)
+    try:
+        (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    finally:
+        connection.close()
+    if said != "ok":
+        raise sqlite3.DatabaseError(f"database disk image is malformed ({said})")
+
+
+def _fast(connection: Any, record: Any) -> None:
+    """One write to the disk a trial instead of ten: a killed process loses nothing, a power failure the last trial."""
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()
