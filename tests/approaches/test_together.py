@@ -215,9 +215,39 @@ def test_the_heads_keep_their_numbers_and_answer_afterwards() -> None:
     assert all(type(head(VAL.x[0])) is Tensor and head(VAL.x[0]).requires_grad for head in heads)
 
 
-def test_batchnorm_and_dropout_are_refused() -> None:
+def test_batchnorm_and_dropout_are_refused_in_company() -> None:
     with pytest.raises(UserError, match=r"LogitsMLP has BatchNorm1d, Dropout.*approach.search=null"):
-        together([made(LogitsMLP, 0)], [Recipe(0, 1e-3, 0.0)])
+        together([made(LogitsMLP, 0), made(LogitsMLP, 1)], [Recipe(0, 1e-3, 0.0), Recipe(1, 1e-3, 0.0)])
+
+
+def test_a_head_alone_may_have_batchnorm_and_dropout_and_learns_the_same_twice() -> None:
+    """In training mode while it learns, in answering mode while it is looked at; dropout is the seed's."""
+    heads = [made(LogitsMLP, 0) for _ in range(2)]
+    (first,), (second,) = (together([head], [Recipe(5, 1e-2, 0.0)], stage=stage(epochs=8)) for head in heads)
+    assert first.scores == second.scores
+    assert not heads[0].training
+    assert heads[0].norm.running_var.ne(1).any()  # type: ignore[union-attr]  # its batches' statistics
+    with torch.no_grad():
+        logits = heads[0](VAL.x[0])
+    assert float(cross_entropy(logits, VAL.labels)) == pytest.approx(first.scores["val/loss"])
+    assert first.scores["val/loss"] < float(cross_entropy(made(LogitsMLP, 0).eval()(VAL.x[0]), VAL.labels))
+
+
+def test_a_head_alone_ends_early_by_its_patience_and_whenever_it_is_told() -> None:
+    seen: list[int] = []
+    whole = stage(epochs=40, lr=0.3)
+    (outcome,) = together([made(MLPHead, 0)], [Recipe(0, 0.3, 0.0)], stage=replace(whole, patience=3),
+                          on_epoch=lambda epoch, scores: seen.append(epoch))  # fmt: skip
+    assert seen == list(range(1, outcome.epoch + 4))  # three epochs without anything better
+    (other,) = together([made(MLPHead, 0)], [Recipe(0, 0.3, 0.0)], stage=whole)
+    assert other.scores["val/loss"] <= outcome.scores["val/loss"]
+
+    def enough(epoch: int, scores: dict[str, Tensor]) -> None:
+        if epoch == 2:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        together([made(MLPHead, 0)], [Recipe(0, 0.3, 0.0)], stage=whole, on_epoch=enough)
 
 
 @pytest.mark.parametrize(

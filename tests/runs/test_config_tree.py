@@ -17,7 +17,7 @@ ROOTS = {"data.root": "data.root=.", "data.file": "data.file=pyproject.toml"}
 
 def compose_option(group: str, option: str) -> Any:
     extra = [] if group != "backbone/projection" else ["backbone=lite0_minilm"]
-    return compose_config("train", [*extra, f"{group}={option}"])
+    return compose_config("sweep" if group == "sweep" else "train", [*extra, f"{group}={option}"])
 
 
 def targets(config: Any) -> list[str]:

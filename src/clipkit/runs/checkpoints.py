@@ -158,15 +158,7 @@ class CheckpointWriter(pl.Callback):
                 self.save(trainer)
                 self.signals.stop(f" in stage {self._stage(pl_module)}, after epoch {done}")
             return
-        metric = trainer.callback_metrics.get(self.monitor)
-        value = broadcast(None if metric is None else float(metric))
-        better = value is not None and (self.best is None or self._sign * value > self._sign * self.best)
-        if better or self.keep == "last":
-            said = trainer.callback_metrics.items()
-            self.scores = {name: float(score) for name, score in said if name.startswith("val/")}
-        if better:
-            self.best, self.best_epoch = value, trainer.current_epoch
-            self.save(trainer, "best.ckpt")
+        self._keep_better(trainer)
         since = 0 if self.best_epoch is None else trainer.current_epoch - self.best_epoch
         self.ended = self.patience is not None and since >= self.patience
         self.save(trainer)
@@ -176,6 +168,29 @@ class CheckpointWriter(pl.Callback):
         _, number = self._agree(False)
         if number:
             self.signals.stop(f" in stage {self._stage(pl_module)}, after epoch {trainer.current_epoch + 1}")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Inside an epoch (`trainer.val_check_interval`): keep what is better; the epoch's end looks for itself."""
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return
+        average = pl_module.average if isinstance(pl_module, Approach) else None
+        if average is not None:  # it is in the weights' place, to be validated: a checkpoint has them the other way
+            average.swap()
+        self._keep_better(trainer)
+        if average is not None:
+            average.swap()
+
+    def _keep_better(self, trainer: pl.Trainer) -> None:
+        """Write `best.ckpt` if the last validation was the best so far."""
+        metric = trainer.callback_metrics.get(self.monitor)
+        value = broadcast(None if metric is None else float(metric))
+        better = value is not None and (self.best is None or self._sign * value > self._sign * self.best)
+        if better or self.keep == "last":
+            said = trainer.callback_metrics.items()
+            self.scores = {name: float(score) for name, score in said if name.startswith("val/")}
+        if better:
+            self.best, self.best_epoch = value, trainer.current_epoch
+            self.save(trainer, "best.ckpt")
 
     def _agree(self, due: bool) -> tuple[bool, int]:
         """Whether any process wants a checkpoint now, and the signal that has reached one of them (0: none).

@@ -200,6 +200,13 @@ def check_values(plan: Plan) -> None:
 
 def _check_keys(plan: Plan) -> None:
     """Leave out nothing silently: a key that no choice of the groups has is a mistake, unless the sweep says so."""
+    for one in plan.groups:
+        options = groups()[one.key]
+        for value in one.ends:
+            if value not in options:
+                near = get_close_matches(str(value), options, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise UserError(f"sweep.space.{one.key}: no {value}; {hint}choose from {', '.join(options)}")
     configs = [plan.config(chosen) for chosen in plan.combinations()]
     known = sorted({key for config in configs for key in all_keys(config)} | set(groups()))
     for one in plan.parameters:

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -43,9 +43,20 @@ class Study:
         seed: trial n is drawn from (seed, n), whatever has happened in between.
         sampler: "tpe" or "random".
         startup_trials: drawn at random first.
+        hang_up: closes the connections to the database.
     """
 
-    def __init__(self, study: optuna.Study, folder: Path, *, seed: int, sampler: str, startup_trials: int) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        folder: Path,
+        *,
+        seed: int,
+        sampler: str,
+        startup_trials: int,
+        hang_up: Callable[[], None],
+    ) -> None:
+        self._hang_up = hang_up
         self.study, self.folder, self.seed = study, folder, seed
         self.sampler, self.startup_trials = sampler, startup_trials
         self._claims = FileLock(folder / ".claims.lock")
@@ -127,7 +138,8 @@ class Study:
         return False
 
     def close(self) -> None:
-        """Give up the own lock."""
+        """Give up the own lock, and the connections."""
+        self._hang_up()
         if self._own is not None:
             with suppress(OSError):
                 os.unlink(self._own.name)
@@ -176,7 +188,14 @@ def open_study(folder: Path, plan: Plan, settings: Any, *, seed: int) -> Study:
                 f"{url or place} is the study of another space, base or objective: give the same as before, or "
                 "choose another name"
             )
-    return Study(study, folder, seed=seed, sampler=settings.sampler, startup_trials=settings.startup_trials)
+    return Study(
+        study,
+        folder,
+        seed=seed,
+        sampler=settings.sampler,
+        startup_trials=settings.startup_trials,
+        hang_up=storage.engine.dispose,
+    )
 
 
 @contextmanager
