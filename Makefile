@@ -8,7 +8,7 @@ ARGS ?=
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install train evaluate test test-slow test-gpu lint format bench clean
+.PHONY: help install train evaluate repeat test test-slow test-gpu lint format bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ train: install  ## train with the defaults (more: make train ARGS="data=syntheti
 
 evaluate: install  ## evaluate a model: make evaluate ARGS="model=outputs/train/NAME"
 	@$(BIN)/python -m clipkit.evaluate $(ARGS)
+
+repeat: install  ## run a run again and compare its numbers: make repeat RUN=outputs/train/NAME
+	@test -n "$(RUN)" || { echo "which run? make repeat RUN=outputs/train/NAME"; exit 2; }
+	@$(BIN)/python -m clipkit.repeat run="$(RUN)" $(ARGS)
 
 test: install  ## the tests that need no GPU and little time
 	@$(BIN)/python -m pytest -m "not gpu" $(ARGS)

@@ -28,6 +28,7 @@ __all__ = [
     "has_lost_others",
     "highest",
     "in_turns",
+    "jobs_at_once",
     "join",
     "leave",
     "place",
@@ -108,6 +109,11 @@ def cores_shared_by() -> int:
     """How many processes share the cores that this one may use: SLURM may have given each task cores of its own."""
     bound = hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < (os.cpu_count() or 1)
     return 1 if bound and "SLURM_PROCID" in os.environ else place().local_ranks
+
+
+def jobs_at_once() -> int:
+    """How many jobs of a multirun share this machine, as `clipkit.runs.grid_jobs` has counted them."""
+    return int(os.environ.get("CLIPKIT_JOBS_AT_ONCE", 1))
 
 
 def process_group() -> dist.ProcessGroup | None:

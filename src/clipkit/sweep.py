@@ -40,16 +40,17 @@ def main(config: DictConfig) -> None:
     stopping.watch()
     if run is None or run.finished:
         if run is None:
-            study_host.make_trials(plan, config, processes=processes, stopping=stopping)
+            study_host.make_trials(plan, config, processes=processes, stopping=stopping, following=False)
         study = open_study(folder, plan, config.sweep, seed=config.seed)
         rows = study_end.table_of(plan, study, study.trials())
     else:
         with run.recording():
-            study_host.make_trials(plan, config, processes=processes, stopping=stopping)
+            followed = study_host.make_trials(plan, config, processes=processes, stopping=stopping)
             study = open_study(folder, plan, config.sweep, seed=config.seed)
             run.note_cost()
             run.note(trials=study.counts()[0])
-            rows, _ = study_end.leave(run, plan, study, config, title=title)
+            rows, figures = study_end.leave(run, plan, study, config, title=title)
+            followed.close("finished", figures, rows)
             run.finish()
     study_end.show(plan, study, rows, title=title, took=f"{time.time() - started:.0f} s")
 

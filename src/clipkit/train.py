@@ -57,7 +57,7 @@ def main(config: DictConfig) -> float | None:
         with ProgressReporter().showing() as progress:
             broken, total = data.find_broken(packed=run.about.get("packed"), on_progress=progress)
         refuse_if_broken(broken, total, data.max_broken, run.write_broken(broken))
-        run.note(packed=data.packed)
+        run.note(packed=data.packed, data=data.said)
         if data.choice is not None and run.writes:
             write_manifest(run.folder / "manifest.json", data.records, data.choice)
         notes = [
@@ -89,7 +89,7 @@ def main(config: DictConfig) -> float | None:
         result.tables |= approach.tables
         result.figures = results.training_curves(run.folder) | result.figures
         title = results.title(config)
-        results.write_everything(run, config, result, title=title, validation=scores, loggers=loggers, notes=notes)
+        results.write_everything(run, config, result, validation=scores, loggers=loggers, on=(model, data), notes=notes)
         run.finish(score=score)
         results.closing_table(title, result.metrics, results.places(run))
     return score

@@ -101,6 +101,11 @@ class PairData(LightningDataModule):
         self.served = Served(batch_size)
         self._pixels: Pixels | None = None
 
+    @property
+    def said(self) -> dict[str, Any]:
+        """For `run.json`: how many pictures there are (of a stream, to validate and test), and their fingerprint."""
+        return {"pictures": len(self.records), "fingerprint": self.records.fingerprint[:16]}
+
     def find_broken(
         self, *, packed: str | None = None, on_progress: Callable[[str, int, int], None] | None = None
     ) -> tuple[list[Broken], int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clipkit.data.records import Records
 from clipkit.errors import UserError
-from clipkit.ranks import cores_shared_by
+from clipkit.ranks import cores_shared_by, jobs_at_once
 
 __all__ = [
     "DECODE_ERRORS",
@@ -108,10 +108,10 @@ def reason_of(error: Exception) -> str:
 def available_cores() -> int:
     """The cores that this process may use: containers and job systems often allow fewer than the machine has.
 
-    Processes that train together on one machine share them.
+    Processes that train together on one machine share them, and so do jobs of a multirun that run at a time.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // cores_shared_by())
+    return max(1, cores // (cores_shared_by() * jobs_at_once()))
 
 
 def in_order(work: Callable[[In], Out], items: Iterable[In], *, threads: int, ahead: int = 8) -> Iterator[Out]:

@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor
@@ -30,8 +32,9 @@ class FeatureStore:
     """Memory-mapped arrays keyed by content.
 
     An entry is written beside its place and moved there when complete: an interrupted or failed computation leaves
-    nothing that could be taken for a result, and of two processes that compute the same one, either wins. What was
-    damaged since (a file cut short, another key) is computed anew.
+    nothing that could be taken for a result. Of two processes that need the same one, the first computes it and the
+    other waits; on a disk without locks both compute, and either wins. What was damaged since (a file cut short,
+    another key) is computed anew.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -80,9 +83,12 @@ class FeatureStore:
         place = self.root / hashlib.sha256(text.encode()).hexdigest()[:32]
         found = _read(place, text, whole)
         if found is None:
-            _remove_damaged(place)
-            self._compute(place, text, lead, shapes, encode)
-            found = _read(place, text, whole)
+            with _alone_at(place):
+                found = _read(place, text, whole)  # another process may have been at it
+                if found is None:
+                    _remove_damaged(place)
+                    self._compute(place, text, lead, shapes, encode)
+                    found = _read(place, text, whole)
         if found is None:
             raise UserError(f"the features in {place} cannot be read back: is another process removing them?")
         return found
@@ -125,6 +131,21 @@ class FeatureStore:
             ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def _alone_at(place: Path) -> Iterator[None]:
+    """Keep other processes from an entry; who dies inside lets the next one on."""
+    lock = FileLock(place.with_name(f".{place.name}.lock"))
+    with suppress(OSError, NotImplementedError):  # no locks on this disk; or no writing, which computing will say
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
 
 def _read(place: Path, key: str, shapes: Mapping[str, Shape]) -> dict[str, Array] | None:

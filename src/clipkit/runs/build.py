@@ -131,8 +131,13 @@ def training_captions(config: DictConfig) -> list[str]:
     return found
 
 
-def build_approach(config: DictConfig, encoder: "DualEncoder") -> tuple["Approach", list[str]]:
-    """The approach of `config.approach`, and what was decided about its stages in the user's place."""
+def build_approach(
+    config: DictConfig, encoder: "DualEncoder", *, of_this_tower: bool = True
+) -> tuple["Approach", list[str]]:
+    """The approach of `config.approach`, and what was decided about its stages in the user's place.
+
+    With `of_this_tower=False` it is not asked whether the encoder's towers have the groups that stages train.
+    """
     from clipkit.approaches.base import Approach, Stage
 
     raw = OmegaConf.to_container(config.approach, resolve=True)
@@ -144,7 +149,7 @@ def build_approach(config: DictConfig, encoder: "DualEncoder") -> tuple["Approac
         stage["train"]["_target_"] = "clipkit.models.freezing.Trained"
         stages[name] = _instantiate(OmegaConf.create({"_target_": "clipkit.approaches.base.Stage", **stage}))
         assert isinstance(stages[name], Stage)
-        if stages[name].epochs > 0:
+        if stages[name].epochs > 0 and of_this_tower:
             _check_groups(name, stages[name], encoder)
     make = _instantiate(OmegaConf.create({**raw, "_partial_": True}))
     approach = make(encoder=encoder, stages=stages)

@@ -22,6 +22,8 @@ from clipkit.runs.meeting import first_has_left, meet_others
 
 __all__ = ["command"]
 
+JOBLIB = "hydra/launcher=joblib"
+
 
 class _Failures:
     """The exit statuses of the jobs that failed in this process; None in one that a launcher has started."""
@@ -34,7 +36,11 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         def main() -> None:
-            sys.exit(_run(name, task, sys.argv[1:]))
+            try:
+                sys.exit(_run(name, task, sys.argv[1:]))
+            except KeyboardInterrupt:  # before any job has begun
+                print("\nstopped", file=sys.stderr)
+                sys.exit(130)
 
         main.__doc__ = task.__doc__
         return main
@@ -70,6 +76,10 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
         try:
             with open_dict(config):
                 config.run_dir = HydraConfig.get().runtime.output_dir
+            if _Failures.here is None and HydraConfig.get().runtime.choices.get("hydra/launcher") == "joblib":
+                from clipkit.runs.grid_jobs import run_apart
+
+                return run_apart(config)
             if name == "train":
                 _meet_in_job(config)
             return task(config)
@@ -110,9 +120,15 @@ def _run(name: str, task: Callable[[DictConfig], Any], arguments: list[str]) -> 
     status = 0
     try:
         for line in [arguments] if whole is None else whole.rounds():
+            if multirun:
+                from clipkit.runs.grid_jobs import share_machine
+
+                line = share_machine(line)
             status = _hydra(name, job, line) or status
             if status == 130:
                 break
+    except UserError as error:
+        return _say(error)
     except SystemExit:
         if whole is not None:
             print(f"the rest of this multirun: {whole.how_to_continue()}", file=sys.stderr)
@@ -135,8 +151,15 @@ def _hydra(name: str, job: Callable[[DictConfig], Any], arguments: list[str]) ->
     import hydra
 
     sys.argv = [sys.argv[0], *arguments]
+    main = hydra.main(version_base="1.3", config_path="pkg://clipkit.conf", config_name=name)(job)
     try:
-        hydra.main(version_base="1.3", config_path="pkg://clipkit.conf", config_name=name)(job)()
+        if JOBLIB in arguments:
+            from clipkit.runs.grid_jobs import waiting_for_jobs
+
+            with waiting_for_jobs():
+                main()
+        else:
+            main()
     except Failed:
         print("jobs of this multirun failed; their folders say why in run.json", file=sys.stderr)
         return 2
@@ -171,10 +194,15 @@ def _launcher_says(error: Exception) -> str | None:
     """What keeps a launcher from its work, in words; None for any other error."""
     text = str(error)
     if type(error).__name__ == "MissingConfigException" and "hydra/launcher" in text:
-        hint = '\nsubmitit_slurm and submitit_local come with: pip install "clipkit-train[slurm]"'
+        hint = (
+            '\njoblib comes with: pip install "clipkit-train[joblib]"'
+            '\nsubmitit_slurm and submitit_local with: pip install "clipkit-train[slurm]"'
+        )
         return text.partition("Config search path")[0].strip() + hint
     if type(error).__module__.startswith("submitit"):
         return text  # a job was ended, or could not be submitted
+    if type(error).__name__ == "TerminatedWorkerError":
+        return "a process of joblib that watches jobs was ended from outside; all jobs were ended"
     return "SLURM's srun is not on PATH: submit from a machine of the cluster" if '"srun"' in text else None
 
 

@@ -10,10 +10,11 @@ __all__ = ["literal", "prepare", "quoted", "split_flags", "unquoted"]
 
 LITERAL = (
     "labels", "templates", "query", "query_image", "images", "index", "model", "resume", "base", "root",
-    "fitted", "store", "vocabulary", "label", "manifest",
+    "fitted", "store", "vocabulary", "label", "manifest", "run",
     "association.labels", "association.file",
     "data.root", "data.val_root", "data.test_root", "data.file", "data.manifest", "backbone.path", "backbone.name",
     "backbone.text.tokenizer", "name", "output",
+    "logger.project", "logger.entity", "logger.group", "logger.notes",
     "retention_data.root", "retention_data.val_root", "retention_data.test_root", "retention_data.file",
     "retention_data.manifest",
 )  # fmt: skip
@@ -28,7 +29,7 @@ FLAGS_THAT_ONLY_SHOW = ("--help", "-h", "--hydra-help", "--version", "--info", "
 
 def prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
     """Quote literal values, check everything, and fix the run's folder where `name` or `resume` does."""
-    from clipkit.runs.sweeps import left_to_experiment
+    from clipkit.runs.sweeps import left_to_experiment, left_to_sweep
     from clipkit.runs.validate import check_command_line
 
     flags, given = split_flags(arguments)
@@ -37,6 +38,8 @@ def prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
         return arguments
     values = {text.partition("=")[0]: unquoted(text).partition("=")[2] for text in overrides}
     overrides = _continue_run(name, overrides, values)
+    if name == "sweep":
+        overrides = [*left_to_sweep(overrides), *overrides]
     own_configs = any(flag in ("--config-dir", "-cd") or flag.startswith("--config-dir=") for flag in flags)
     if not own_configs:  # a folder of the user's own may add options that only Hydra can see
         several = multirun or any(flag in FLAGS_THAT_ONLY_COMPOSE for flag in flags)
@@ -50,7 +53,7 @@ def prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
 def _continue_run(name: str, overrides: list[str], values: dict[str, str]) -> list[str]:
     """`resume=PATH` continues a run in its own folder, with the command line that started it."""
     resume = values.get("resume")
-    if name != "train" or resume in (None, "null", "auto"):
+    if name not in ("train", "sweep") or resume in (None, "null", "auto"):
         return overrides
     assert resume is not None
     path = Path(resume)

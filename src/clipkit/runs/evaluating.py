@@ -94,6 +94,7 @@ def _evaluate(
         more, about = evaluators_with_model(config, names, model, run)
         notes += about
         say(notes)
+        run.note(data=data.said)
         features = FrozenFeatures(model.encoder, data, FeatureStore(f"{config.cache_dir}/features"))
         stored = None if isinstance(data, StreamData) else features
         made = {**made, **more}
@@ -104,7 +105,7 @@ def _evaluate(
                 f"{data.records.name} ({split}) has neither labels of two classes nor captions to ask about"
             )
         title = f"{config.model} on {data.records.name}"
-        results.write_everything(run, config, result, title=title, notes=[*said, *notes])
+        results.write_everything(run, config, result, headline=title, notes=[*said, *notes])
         run.finish()
         results.closing_table(title, result.metrics, results.places(run))
     return result

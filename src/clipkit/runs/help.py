@@ -51,6 +51,15 @@ EXAMPLES = {
         "python -m clipkit.discover action=cluster store=found fitted=outputs/discover/known",
         'python -m clipkit.discover action=accept store=found cluster=0 label="a kind" fitted=outputs/discover/known',
     ),
+    "leaderboard": (
+        "python -m clipkit.leaderboard root=outputs",
+        "python -m clipkit.leaderboard metric=test/seen/i2t_recall@1 where.data=emoji 'where.approach=[mlp,aamp_mlp]'",
+        "python -m clipkit.leaderboard group=false 'columns=[test/*]' 'where.folder=train/multirun/*'",
+    ),
+    "repeat": (
+        "python -m clipkit.repeat run=outputs/train/my_run",
+        "python -m clipkit.repeat run=outputs/train/multirun/2026-01-31_12-00-00/0 name=again",
+    ),
     "export": (
         "python -m clipkit.export model=outputs/train/my_run format=transformers",
         "python -m clipkit.export model=open_clip:ViT-B-32/laion2b_s34b_b79k output=my_clip",

@@ -13,20 +13,17 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from clipkit.errors import UserError
-from clipkit.runs.command_line import quoted
 from clipkit.runs.endings import LOST, Failed, Interrupted
+from clipkit.runs.job_line import job_line
 from clipkit.runs.meeting import PARENT, backend_of, found_place, started_by_launch
 from clipkit.runs.progress import as_typed
 from clipkit.runs.record import alone_in, mark_failed, release
@@ -35,7 +32,6 @@ __all__ = ["supervise", "wanted"]
 
 GRACE_S = (10.0, 20.0)  # for the others when one has failed: to end by themselves, and after SIGTERM
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-SWEEP = ("hydra.run.dir", "hydra.sweep", "hydra.mode", "hydra/sweeper", "hydra/launcher", "hydra.launcher")
 SHOWN = 15  # lines of a failed process's log
 
 
@@ -94,7 +90,7 @@ def supervise(config: DictConfig, count: int) -> float | None:
     release(alone_in(folder))  # refused before a log is touched; process 0 then takes the folder for itself
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    line = [sys.executable, "-m", f"clipkit.{HydraConfig.get().job.config_name}", *_arguments(folder)]
+    line = job_line(folder)
     children: list[subprocess.Popen[bytes]] = []
     with _passing_on_signals(children) as asked:
         port = _free_port()
@@ -117,18 +113,6 @@ def supervise(config: DictConfig, count: int) -> float | None:
     about = json.loads((folder / "run.json").read_text())
     score = about.get("score")
     return None if score is None else float(score)
-
-
-def _arguments(folder: Path) -> list[str]:
-    """The job's own choices: of a multirun those of this job, and its folder.
-
-    Not `sys.argv`: a launcher such as submitit runs a job under another command line.
-    """
-    said: Any = OmegaConf.to_container(HydraConfig.get().overrides)
-    hydra = [text for text in said["hydra"] if not text.lstrip("+~").startswith(SWEEP)]
-    sources = [s.path for s in HydraConfig.get().runtime.config_sources if s.provider == "command-line"]
-    own = [part for path in sources for part in ("--config-dir", str(path))]
-    return [*own, *said["task"], *hydra, f"hydra.run.dir={quoted(str(folder.absolute()))}"]
 
 
 def _start(line: Sequence[str], logs: Path, rank: int, count: int, port: int) -> subprocess.Popen[bytes]:

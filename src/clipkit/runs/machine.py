@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from clipkit.errors import UserError
-from clipkit.ranks import cores_shared_by, rank
+from clipkit.ranks import cores_shared_by, jobs_at_once, rank
 from clipkit.runs.progress import console
 
 __all__ = ["check_accelerator", "choose_device", "frozen_dtype", "prepare_machine", "set_seed", "training_precision"]
@@ -29,15 +29,20 @@ def set_seed(seed: int) -> None:
 def prepare_machine(threads: int | None) -> None:
     """Set threads, keep large blocks of memory for reuse, and silence what is no news to the user.
 
-    Processes that train together on one machine share its cores, and process 0 speaks for all.
+    Processes that train together on one machine share its cores, and process 0 speaks for all. So do jobs of a
+    multirun that run at a time.
     """
-    if threads is None and cores_shared_by() > 1:
-        threads = max(1, torch.get_num_threads() // cores_shared_by())
+    sharing = cores_shared_by() * (1 if "OMP_NUM_THREADS" in os.environ else jobs_at_once())  # joblib sets it
+    if threads is None and sharing > 1:
+        threads = max(1, torch.get_num_threads() // sharing)
     if threads is not None:
         torch.set_num_threads(threads)
     if rank() > 0:
         console.quiet = True
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not torch.cuda.is_available():
+        # Lightning has torch look for a driver's library on the disk: at every optimiser step, 0.15 ms
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     _keep_freed_memory()
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -9,16 +9,20 @@ from typing import Any
 import pandas as pd
 from pytorch_lightning.loggers.logger import Logger
 
-__all__ = ["MetricsFile", "read_metrics"]
+__all__ = ["MetricsFile", "on_one_axis", "read_metrics"]
 
 COLUMNS = ("stage", "epoch", "step", "name", "value")
 
 
 class MetricsFile(Logger):
-    """Lightning's logger interface over one append-only file. Steps count through all stages.
+    """Lightning's logger interface over one append-only file. Steps are counted within each stage.
 
     Args:
         path: of the file; rows of a run that is resumed are kept up to where it resumes.
+
+    Attributes:
+        offset: where the stage begins on the axis of all stages.
+        at: where on that axis the stage began, or was resumed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,6 +30,7 @@ class MetricsFile(Logger):
         self.path = path
         self.writes = True  # False in all but the first of several processes
         self.stage = ""
+        self.offset = self.at = 0
         self._rows: list[tuple[Any, ...]] = []
 
     @property
@@ -40,6 +45,7 @@ class MetricsFile(Logger):
         """Start (or resume) a stage at a step: rows that a resumed run would write again are removed."""
         self.flush()
         self.stage = stage
+        self.offset = 0
         if self.path.is_file() and self.writes:
             table = read_metrics(self.path)
             known = list(dict.fromkeys(table["stage"]))
@@ -48,6 +54,14 @@ class MetricsFile(Logger):
             kept = table[~again & ~table["stage"].isin(later)]
             if len(kept) < len(table):
                 kept.to_csv(self.path, index=False)
+            self.offset = _end(kept[kept["stage"] != stage])
+        self.at = self.offset + step
+
+    @property
+    def end(self) -> int:
+        """The first place on the axis of all stages that has no step yet."""
+        self.flush()
+        return _end(read_metrics(self.path)) if self.path.is_file() else 0
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         epoch = metrics.get("epoch", "")
@@ -83,3 +97,21 @@ class MetricsFile(Logger):
 def read_metrics(path: Path) -> pd.DataFrame:
     """The rows of a `metrics.csv`."""
     return pd.read_csv(path, dtype={"stage": str, "name": str, "epoch": "Int64"}, keep_default_na=True)
+
+
+def on_one_axis(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The rows with a column `at`, their place on one axis through all stages, and where each stage begins on it."""
+    table = table.assign(at=table["step"])
+    starts, offset = {}, 0
+    for stage in dict.fromkeys(table["stage"].dropna()):
+        rows = table["stage"] == stage
+        table.loc[rows, "at"] = table.loc[rows, "step"] + offset
+        starts[stage] = offset
+        last = table.loc[rows, "at"].max()
+        offset = offset if pd.isna(last) else int(last) + 1
+    return table, starts
+
+
+def _end(table: pd.DataFrame) -> int:
+    last = on_one_axis(table)[0]["at"].max()
+    return 0 if pd.isna(last) else int(last) + 1

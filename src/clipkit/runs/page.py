@@ -6,14 +6,15 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from matplotlib.figure import Figure
 from PIL import Image
 
 from clipkit.errors import UserError
-from clipkit.plots.png import png
+
+if TYPE_CHECKING:  # it takes seconds to load
+    from matplotlib.figure import Figure
 
 __all__ = [
     "cards",
@@ -117,8 +118,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int = 
     return f"<table>{line('th', header) if header else ''}{''.join(line('td', row) for row in rows)}</table>"
 
 
-def figure_image(figure: Figure, alt: str) -> str:
+def figure_image(figure: "Figure", alt: str) -> str:
     """A figure, embedded as PNG."""
+    from clipkit.plots.png import png
+
     data = base64.b64encode(png(figure)).decode()
     return f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{data}"></figure>'
 

@@ -7,28 +7,40 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import pandas as pd
 from hydra.core.hydra_config import HydraConfig
-from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
 from clipkit import ranks
 from clipkit.errors import UserError
-from clipkit.plots.png import png
 from clipkit.runs.endings import Interrupted
 from clipkit.runs.provenance import provenance
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # or in the functions that draw and write tables: they take seconds to load
+    import pandas as pd
+    from matplotlib.figure import Figure
+
     from clipkit.evaluation import Result
 
-__all__ = ["Run", "alone_in", "choices", "mark_failed", "open_run", "read_json", "recipe_of", "release", "write_json"]
+__all__ = [
+    "Busy",
+    "Run",
+    "alone_in",
+    "choices",
+    "flat",
+    "mark_failed",
+    "open_run",
+    "read_json",
+    "recipe_of",
+    "release",
+    "write_json",
+]
 
-CARRIED = ("packed", "alarms", "performance")  # from what was stopped to what continues it
+CARRIED = ("packed", "alarms", "performance", "wandb_id")  # from what was stopped to what continues it
 MAY_CHANGE = (
     "resume",
     "overwrite",
@@ -43,6 +55,10 @@ MAY_CHANGE = (
     "data.fetch",
     "trainer.checkpoint_minutes",
     "trainer.checkpoint_steps",
+    "sweep.trials",
+    "sweep.processes",
+    "sweep.minutes",
+    "sweep.wait",
 )
 SEEDS = ("seed", "data.seed", "data.split_seed")
 
@@ -59,6 +75,8 @@ class Run:
         UserError: the folder holds a run already (without `resume` or `overwrite`), another process is at work there,
             or a resumed run's configuration differs in what decides its result.
     """
+
+    at_end: Sequence[Callable[[str], None]] = ()  # told the status when the run ends, however it does
 
     def __init__(self, config: DictConfig, overrides: Sequence[str], *, resume: bool = False) -> None:
         self.folder = Path(config.run_dir)
@@ -97,6 +115,7 @@ class Run:
             "process": os.getpid(),
             "overrides": overrides,
             "command": " ".join(["python", "-m", f"clipkit.{command}", *overrides]),
+            "cwd": os.getcwd(),  # what relative paths on the command line are meant from
             "choices": choices() if known else {},
             "recipe": recipe_of(plain),
             "seed": config.seed,
@@ -136,7 +155,7 @@ class Run:
         self.write_tables_and_plots(result.tables, result.figures, dpi=dpi)
 
     def write_tables_and_plots(
-        self, tables: Mapping[str, pd.DataFrame], figures: Mapping[str, Figure], *, dpi: int = 110
+        self, tables: Mapping[str, "pd.DataFrame"], figures: Mapping[str, "Figure"], *, dpi: int = 110
     ) -> None:
         """Write `tables/*.csv` and `plots/*.png`; `UserError` if that cannot be done."""
         try:
@@ -144,6 +163,8 @@ class Run:
                 (self.folder / "tables").mkdir(exist_ok=True)
                 table.to_csv(self.folder / "tables" / f"{name}.csv", index=False)
             for name, figure in figures.items():
+                from clipkit.plots.png import png
+
                 (self.folder / "plots").mkdir(exist_ok=True)
                 (self.folder / "plots" / f"{name}.png").write_bytes(png(figure, dpi=dpi))
         except OSError as error:
@@ -164,6 +185,8 @@ class Run:
         """List broken pictures in the run's folder; returns the file's path."""
         path = self.folder / "broken_images.csv"
         if broken and self.writes:
+            import pandas as pd
+
             pd.DataFrame(broken, columns=["image", "reason"]).to_csv(path, index=False)
         return path
 
@@ -171,6 +194,8 @@ class Run:
         """Close the record: status, wall time, peak memory."""
         self.note_cost()
         self.note(**values, status=status)
+        for end in self.at_end:
+            end(status)
         if self._lock is not None:
             release(self._lock)
 
@@ -217,7 +242,7 @@ def recipe_of(config: Mapping[Any, Any]) -> str:
     """16 hex digits of what decides a run's result besides its seeds: runs that differ in these alone share it."""
     deciding = {
         key: value
-        for key, value in _flat(config)
+        for key, value in flat(config)
         if key not in SEEDS and key != "trainer.threads" and not _may_change(key)
     }
     text = json.dumps(deciding, sort_keys=True, default=str)
@@ -239,6 +264,10 @@ def write_json(path: Path, value: Any) -> None:
     part.replace(path)
 
 
+class Busy(UserError):
+    """Another process is at work in a run's folder."""
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON file's mapping; None if there is none, empty if it is damaged."""
     try:
@@ -256,7 +285,7 @@ def _same_configuration(folder: Path, config: dict[Any, Any]) -> None:
         before = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     except OSError:
         return
-    old, new = (dict(_flat(c)) for c in (before, config))
+    old, new = (dict(flat(c)) for c in (before, config))
     fixed = {"data.workers"} if new.get("data.streams") else set()  # they decide a stream's order
     changed = [
         key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and (key in fixed or not _may_change(key))
@@ -283,7 +312,7 @@ def alone_in(folder: Path) -> IO[str]:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"another process is at work in {folder}: wait for its end, or choose another name") from None
+        raise Busy(f"another process is at work in {folder}: wait for its end, or choose another name") from None
     except OSError:
         pass  # a disk without locks
     return file
@@ -300,10 +329,11 @@ def _may_change(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
 
 
-def _flat(config: Any, prefix: str = "") -> Any:
+def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of nested mappings, by its dotted key."""
     for key, value in config.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -312,7 +342,7 @@ def _has_results(folder: Path) -> bool:
     """Whether a run got as far as a checkpoint or a result; a mistake on the command line does not take its name."""
     made = (
         "checkpoints", "model", "metrics.json", "metrics.csv", "tokenizer.json", "model.safetensors", "summary.json",
-        "predictions.csv", "results.csv",
+        "predictions.csv", "results.csv", "study.db",
     )  # fmt: skip
     return any((folder / name).exists() for name in made)
 
@@ -321,9 +351,14 @@ def _remove_results(folder: Path, *, keep: str | None = None) -> None:
     """What an earlier run left, before a new one overwrites it: nothing of the two may mix. `keep` is still needed."""
     import shutil
 
-    for name in ("checkpoints", "model", "plots", "tables"):
+    folders = ("checkpoints", "model", "plots", "tables", "tensorboard", "wandb", "trials", "experiment", ".owners")
+    for name in folders:
         shutil.rmtree(folder / name, ignore_errors=True)
-    files = ("metrics.json", "metrics.csv", "report.html", "broken_images.csv", "summary.json", "describe.html")
-    for name in (*files, "manifest.json", "bad_batch.json", "predictions.csv", "results.csv", "results.png"):
+    files = (
+        "metrics.json", "metrics.csv", "report.html", "broken_images.csv", "summary.json", "describe.html",
+        "manifest.json", "bad_batch.json", "predictions.csv", "results.csv", "results.png",
+        "study.db", "study.db-wal", "study.db-shm", "trials.csv",
+    )  # fmt: skip
+    for name in files:
         if keep is None or (folder / name).resolve() != Path(keep).expanduser().resolve():
             (folder / name).unlink(missing_ok=True)

@@ -1,17 +1,15 @@
 """The end of a run: evaluators, files, report, loggers' pictures, and the closing table."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
+from pytorch_lightning.loggers import Logger
 from rich.table import Table
 
 from clipkit.data.datamodule import PairData
@@ -21,11 +19,11 @@ from clipkit.evaluation import EVALUATORS, FAMILIES, Evaluator, Result, evaluate
 from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.model import Model
 from clipkit.plots import curves
-from clipkit.plots.png import png
-from clipkit.runs.metrics_file import read_metrics
+from clipkit.runs.metrics_file import on_one_axis, read_metrics
 from clipkit.runs.progress import ProgressReporter, as_typed, console, say
 from clipkit.runs.record import Run
 from clipkit.runs.report import metrics_table, write_report
+from clipkit.runs.tracking import tell
 
 __all__ = [
     "choose_evaluators",
@@ -142,26 +140,26 @@ def write_everything(
     config: DictConfig,
     result: Result,
     *,
-    title: str,
+    headline: str | None = None,
     validation: Mapping[str, float] | None = None,
-    loggers: Sequence[Any] = (),
+    loggers: Sequence[Logger] = (),
+    on: tuple[Model, PairData] | None = None,
     notes: Sequence[str] = (),
 ) -> None:
     """`metrics.json`, tables, plots, `report.html`, and the same numbers and pictures to the loggers.
 
-    What `validation` said of the model stands in `metrics.json` beside the result's numbers.
+    What `validation` said of the model stands in `metrics.json` beside the result's numbers. Trackers are
+    shown a few pictures with answers: `on` are the model and its data. `headline`: the report's; else the run's.
     """
     run.note_cost()  # the report shows it
     run.write_results(result, validation=validation)
-    for logger in loggers:
-        logger.log_metrics(result.metrics)
-        _log_figures(logger, result.figures)
-        logger.save()
+    split = choose_split(on[1]) if on is not None and len(on[1].records) else None
+    tell(loggers, run, result, validation=validation, asked=on, split=split)
     if config.report:
         try:
             write_report(
                 run.folder / "report.html",
-                title=title,
+                title=headline or title(config),
                 lead=f"{run.folder.name} · {run.about.get('started', '')[:10]}",
                 metrics=result.metrics,
                 figures=result.figures,
@@ -178,14 +176,7 @@ def training_curves(folder: Path) -> dict[str, Figure]:
     path = folder / "metrics.csv"
     if not path.is_file():
         return {}
-    table = read_metrics(path)
-    starts, offset = {}, 0
-    table["at"] = table["step"]
-    for stage in dict.fromkeys(table["stage"].dropna()):
-        rows = table["stage"] == stage
-        table.loc[rows, "at"] = table.loc[rows, "step"] + offset
-        starts[stage] = float(offset)
-        offset = int(table.loc[rows, "at"].max()) + 1
+    table, starts = on_one_axis(read_metrics(path))
     wanted = {
         "Loss": {"training": "train/loss_step", "validation": "val/loss"},
         "Validation recall@1": {"picture → caption": "val/i2t_recall@1", "caption → picture": "val/t2i_recall@1"},
@@ -249,16 +240,3 @@ def places(run: Run) -> dict[str, str]:
     if "model" in found:
         found["use it"] = f'clipkit.load("{as_typed(run.folder)}")'
     return {**found, "took": f"{wall:.0f} s, {run.about.get('peak_memory_mb', 0) / 1000:.1f} GB of memory at most"}
-
-
-def _log_figures(logger: Any, figures: Mapping[str, Figure]) -> None:
-    """The same pictures to loggers that take pictures."""
-    kind = type(logger).__name__
-    if kind not in ("WandbLogger", "TensorBoardLogger"):
-        return
-    for name, figure in figures.items():
-        picture = Image.open(io.BytesIO(png(figure))).convert("RGB")
-        if kind == "WandbLogger":
-            logger.log_image(key=f"plots/{name}", images=[picture])
-        else:
-            logger.experiment.add_image(f"plots/{name}", np.asarray(picture), 0, dataformats="HWC")

@@ -6,7 +6,7 @@ Used by: clipkit.sweep
 import html
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -95,11 +95,13 @@ def show(plan: Plan, study: Study, rows: pd.DataFrame, *, title: str, took: str)
     parameters = [one.key for one in plan.parameters if one.key in rows and rows[one.key].notna().any()]
     metrics = [one.metric for one in plan.objectives]
     shown = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
-    for name in ("trial", *metrics, *(key.split(".")[-1] for key in parameters)):
+    for name in ("trial", *metrics):
         shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("with")
     best = rows[rows["state"] == "complete"].head(SHOWN) if len(rows) else rows
     for _, row in best.iterrows():
-        shown.add_row(str(row["trial"]), *(_number(row[name]) for name in (*metrics, *parameters)))
+        known = [f"{key.split('.')[-1]} {_short(row[key])}" for key in parameters if _short(row[key]) != "–"]
+        shown.add_row(str(row["trial"]), *(_number(row[name]) for name in metrics), ", ".join(known))
     counts = Counter(rows["state"]) if len(rows) else Counter[str]()
     console.print()
     console.print(shown if len(best) else title)
@@ -212,14 +214,13 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) and value == value else _number(value)
+
+
 def _read(path: Path) -> dict[str, float]:
     try:
         found: dict[str, float] = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):
         return {}
     return found
-
-
-def counted(said: Mapping[str, Any]) -> str:
-    """One trial in a line."""
-    return ", ".join(f"{key.split('.')[-1]} {_number(value)}" for key, value in said["params"].items())

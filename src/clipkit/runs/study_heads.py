@@ -7,6 +7,7 @@ trials (towers, data, stored features, texts) is made once.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -155,7 +156,8 @@ class Heads:
             refuse_if_broken(broken, total, data.max_broken, "clipkit.describe has it")
             store = FeatureStore(f"{config.cache_dir}/features")
             features = FrozenFeatures(encoder, data, store, on_progress=progress, keep=True)
-            self._shared[key] = _Shared(encoder, data, features, provenance())
+            about = {"cwd": os.getcwd(), "data": data.said, **provenance()}
+            self._shared[key] = _Shared(encoder, data, features, about)
         return self._shared[key]
 
 

@@ -21,6 +21,7 @@ from clipkit.runs.endings import Interrupted
 from clipkit.runs.machine import choose_device, prepare_machine
 from clipkit.runs.progress import ProgressReporter, as_typed, console
 from clipkit.runs.record import Busy, Run, read_json, write_json
+from clipkit.runs.study_following import Following
 from clipkit.runs.study_plan import Plan
 from clipkit.runs.study_storage import open_study
 from clipkit.runs.study_worker import Worker
@@ -75,14 +76,17 @@ def open_sweep(config: DictConfig, overrides: list[str], asked: int) -> Run | No
         return None
 
 
-def make_trials(plan: Plan, config: DictConfig, *, processes: int, stopping: Stopping) -> None:
-    """Make what is left of the sweep's trials.
+def make_trials(
+    plan: Plan, config: DictConfig, *, processes: int, stopping: Stopping, following: bool = True
+) -> Following:
+    """Make what is left of the sweep's trials; returns who has handed them on to the loggers.
 
     Args:
         plan: of them.
         config: of the sweep.
         processes: how many trials are made at a time.
         stopping: asked after each epoch.
+        following: whether loggers are told; a process that only helps does not tell them.
 
     Raises:
         UserError: nothing works, or processes keep being killed.
@@ -90,14 +94,15 @@ def make_trials(plan: Plan, config: DictConfig, *, processes: int, stopping: Sto
     asked = config.sweep.trials
     study = open_study(Path(config.run_dir), plan, config.sweep, seed=config.seed)
     done, _ = study.counts()
+    follower = Following(config, plan, before=list(study.trials()))
     study.close()
     if done >= asked:
-        return
+        return follower
     with ProgressReporter().showing() as progress:
-        screen = _Screen(plan, progress, asked, done)
+        screen = _Screen(plan, progress, asked, done, follower=follower if following else None)
         if processes == 1:
             _work(plan, config, stopping, screen)
-            return
+            return follower
         began = time.monotonic()
         for _ in range(ATTEMPTS):
             _together(plan, config, min(processes, asked - done), stopping, screen)
@@ -106,7 +111,7 @@ def make_trials(plan: Plan, config: DictConfig, *, processes: int, stopping: Sto
             study.close()
             minutes = config.sweep.minutes
             if done + elsewhere >= asked or (minutes is not None and time.monotonic() - began > 60 * minutes):
-                return
+                return follower
     raise UserError(f"processes of this sweep keep being killed: {done} of {asked} trials are done. Too little memory?")
 
 
@@ -194,7 +199,10 @@ def described(plan: Plan, config: DictConfig, processes: int) -> str:
 class _Screen:
     """A bar of trials; a line where one is better than all before it, or has failed."""
 
-    def __init__(self, plan: Plan, progress: ProgressReporter, asked: int, done: int) -> None:
+    def __init__(
+        self, plan: Plan, progress: ProgressReporter, asked: int, done: int, *, follower: Following | None
+    ) -> None:
+        self.follower = follower
         self.objective, self.progress, self.asked, self.done = plan.objectives[0], progress, asked, done
         self.best: float | None = None
 
@@ -209,6 +217,8 @@ class _Screen:
                 shown = ", ".join(f"{k.split('.')[-1]} {_short(v)}" for k, v in record["params"].items())
                 console.print(f"  trial {number:>4}  {self.objective.metric} {value:.4f}  {shown}", soft_wrap=True)
         self.progress("trials", self.done, self.asked)
+        if self.follower is not None:
+            self.follower.trial(number, record)
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +28,7 @@ __all__ = ["Objective", "Plan", "read_plan", "suits_heads", "written"]
 SMALLER = ("loss", "rank", "error", "seconds", "weights")  # how the names end of what is to be minimized
 OF_THE_SWEEP = ("sweep", "name", "resume", "overwrite", "hydra.run.dir", "report", "logger")
 SHARED = ("classifying", "contrastive_finetune")  # what several approaches have
+GROUPS_OF_STAGES = ("optimizer", "scheduler")
 TRIED = 8  # combinations whose values are tried
 COMBINATIONS = 64  # of groups' options that are looked at before anything runs
 
@@ -166,7 +168,7 @@ def read_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     base = [text for text in base if key_of(text) not in searched]
     logging = [text for text in overrides if key_of(text).split(".")[0] == "logger"]
     if "logger=wandb" in logging:
-        logging += [f"logger.group={quoted(str(config.run_dir))}", "logger.job_type=trial"]
+        logging += [f"logger.group={quoted(Path(config.run_dir).name)}", "logger.job_type=trial"]
     plan = Plan((*base, *own), tuple(parameters), tuple(objectives), tuple(logging))
     _check_keys(plan)
     check_values(plan)
@@ -212,12 +214,12 @@ def _check_keys(plan: Plan) -> None:
     for one in plan.parameters:
         if one in plan.groups or any(expanded(one.key, config) for config in configs):
             continue
-        if _belongs_elsewhere(one.key):
+        if _belongs_elsewhere(one.key) or any(_idle(one.key, config) for config in configs):
             continue  # of another approach than the chosen one
         near = get_close_matches(one.key, known, n=1, cutoff=0.5)
         raise UserError(f"sweep.space: there is no key {one.key}{f'; did you mean {near[0]}?' if near else ''}")
     if not any(one in plan.groups or any(expanded(one.key, c) for c in configs) for one in plan.parameters):
-        raise UserError("the space is empty: every parameter is given on the command line, or not one of this approach")
+        raise UserError("the space is empty: this approach has none of its keys that the command line leaves open")
 
 
 def _belongs_elsewhere(key: str) -> bool:
@@ -256,8 +258,10 @@ def suits_heads(config: DictConfig) -> bool:
 def expanded(key: str, config: DictConfig) -> list[str]:
     """The keys of a configuration that this one means, `*` standing for each stage; empty if it has none.
 
-    A stage takes every key of the groups `optimizer` and `scheduler`.
+    A stage takes every key of the groups `optimizer` and `scheduler`. Without a stage nothing takes them.
     """
+    if _idle(key, config):
+        return []
     if "*" in key:
         found = [key.replace("*", str(stage), 1) for stage in OmegaConf.select(config, "approach.stages") or {}]
         return [one for one in found if expanded(one, config)]
@@ -269,6 +273,13 @@ def expanded(key: str, config: DictConfig) -> list[str]:
     if len(parts) > 3 and parts[:2] == ["approach", "stages"] and parts[2] in config.approach.stages:
         return [key] if expanded(".".join(parts[3:]), config) else []
     return []
+
+
+def _idle(key: str, config: DictConfig) -> bool:
+    """Whether a key is one that stages take, and there is no stage."""
+    stages = (OmegaConf.select(config, "approach.stages") or {}).values()
+    taken = key.split(".")[0] in GROUPS_OF_STAGES or key == "data.batch_size"
+    return taken and not any(stage.epochs for stage in stages)
 
 
 def written(key: str, value: Value) -> str:

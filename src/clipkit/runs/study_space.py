@@ -55,8 +55,11 @@ class Parameter:
 
     @property
     def ends(self) -> tuple[Value, ...]:
-        """The values that have to be valid if all are: both ends, or every choice."""
-        return self.choices if self.choices is not None else (self.low, self.high)
+        """The values that have to be valid if all are: both ends, of numbers to choose from too, or every choice."""
+        if self.choices is None:
+            return self.low, self.high
+        numbers = [one for one in self.choices if isinstance(one, int | float) and not isinstance(one, bool)]
+        return (min(numbers), max(numbers)) if len(numbers) == len(self.choices) else self.choices
 
     def described(self) -> dict[str, Any]:
         """As plain values, for comparison with another sweep's."""

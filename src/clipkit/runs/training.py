@@ -15,7 +15,7 @@ from clipkit.errors import UserError
 from clipkit.features.frozen import FrozenFeatures
 from clipkit.models.group_forwards import change_forwards
 from clipkit.ranks import rank, ranks
-from clipkit.runs.build import build_loggers, build_trainer
+from clipkit.runs.build import build_trainer
 from clipkit.runs.checkpoints import CheckpointWriter, StopSignals, load_checkpoint, newest_checkpoint
 from clipkit.runs.machine import training_precision
 from clipkit.runs.metrics_file import MetricsFile
@@ -23,6 +23,7 @@ from clipkit.runs.progress import console
 from clipkit.runs.record import Run
 from clipkit.runs.strategy import leave_signals_to_us, settings_for_processes, trains_batchnorm
 from clipkit.runs.throughput import Throughput
+from clipkit.runs.tracking import open_trackers
 from clipkit.runs.training_progress import TrainingProgress
 from clipkit.runs.watchdogs import Watchdog
 
@@ -41,7 +42,6 @@ def train_stages(
 
     A resumed run skips the stages that its checkpoint has behind it and continues inside the one it was in.
     """
-    loggers = build_loggers(config) if run.writes else []
     metrics_file = MetricsFile(run.folder / "metrics.csv")
     metrics_file.writes = run.writes
     resumed = _resumed(config, run.folder)
@@ -56,12 +56,17 @@ def train_stages(
         approach.encoder, trained, recompute=config.trainer.gradient_checkpointing, compiled=config.trainer.compile
     )
     reached = active.index(resumed[1]["stage"]) if resumed is not None else 0
+    if resumed is not None:
+        metrics_file.begin(active[reached], resumed[1]["global_step"])
+    trackers = open_trackers(config, run, metrics_file, resumed=resumed is not None) if run.writes else []
     best: float | None = None
     for index, name in enumerate(active):
         if index < reached:
             continue
         path = resumed[0] if resumed is not None and index == reached else None
         metrics_file.begin(name, resumed[1]["global_step"] if resumed is not None and path is not None else 0)
+        for tracker in trackers:
+            tracker.begin(index + 1, name, metrics_file.offset)
         throughput = Throughput()
         progress = TrainingProgress(name, approach.monitor, throughput)
         writer = CheckpointWriter(
@@ -83,7 +88,7 @@ def train_stages(
         _check_smallest_batch(approach, features.data)
         callbacks = [watchdog, writer, throughput, progress]  # in this order: what is wrong must not be saved
         settings = settings_for_processes(approach, device)
-        settings |= {"callbacks": callbacks, "logger": [metrics_file, *loggers]}
+        settings |= {"callbacks": callbacks, "logger": [metrics_file, *trackers]}
         if stage.validate_every > 1:
             settings["check_val_every_n_epoch"] = stage.validate_every
         trainer = _trainer(config, device, stage.epochs, stage.accumulate, **settings)
@@ -105,7 +110,7 @@ def train_stages(
         measured = {**throughput.stage, "by_epoch": throughput.by_epoch}
         run.note(performance={**run.about.get("performance", {}), name: measured})
     signals.wait_for_step = False
-    return [metrics_file, *loggers], best
+    return [metrics_file, *trackers], best
 
 
 def _resumed(config: DictConfig, folder: Path) -> tuple[Path, dict[str, Any]] | None:

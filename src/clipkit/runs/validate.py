@@ -111,6 +111,8 @@ def _check_option(override: Override, problems: list[str]) -> bool:
 
 def _check_key(override: Override, config: DictConfig, problems: list[str]) -> bool:
     key = override.key_or_group
+    if key.startswith("sweep.space."):
+        return True  # `clipkit.runs.study_space` reads it
     stage_group = STAGE_GROUP.match(key)
     stage = ".".join(key.split(".")[:3])
     if stage_group and not _in_yaml(config, key) and OmegaConf.select(config, stage) is not None:
@@ -120,7 +122,7 @@ def _check_key(override: Override, config: DictConfig, problems: list[str]) -> b
         return False
     parent, last = parent_of(config, key)
     known = _in_yaml(config, key)
-    added = override.is_add() or override.is_force_add()
+    added = (override.is_add() or override.is_force_add()) and not key.startswith("logger.")  # a key of W&B's, say
     target = parent.get("_target_") if isinstance(parent, DictConfig) else None
     if not known and not added:
         if _free(config, key):

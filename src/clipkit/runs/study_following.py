@@ -1,0 +1,70 @@
+"""A sweep in Weights & Biases or TensorBoard, opened when its first trial has ended: processes are forked before that.
+
+Used by: clipkit.sweep
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from optuna.trial import FrozenTrial, TrialState
+
+from clipkit.runs.study_plan import Plan
+from clipkit.runs.sweep_tracking import SweepTracking
+
+__all__ = ["Following"]
+
+STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+class Following:
+    """Hands trials on to the loggers of `config.logger`.
+
+    Args:
+        config: of the sweep.
+        plan: its objectives name the values.
+        before: the trials that there are when this process begins.
+    """
+
+    def __init__(self, config: DictConfig, plan: Plan, *, before: list[FrozenTrial]) -> None:
+        self.config, self.plan, self.before = config, plan, before
+        self._tracking: SweepTracking | None = None
+
+    def trial(self, number: int, record: Mapping[str, Any]) -> None:
+        """One has ended; `record` as a worker tells it."""
+        self._open().trial(
+            number, record["params"], self._named(record["values"]), record["state"], float(record["seconds"])
+        )
+
+    def close(
+        self, status: str, figures: Mapping[str, Figure] | None = None, table: pd.DataFrame | None = None
+    ) -> None:
+        """The sweep has ended, `finished`, `failed` or `interrupted`."""
+        if self._tracking is not None:
+            self._tracking.close(figures, table, status=status)
+
+    def _named(self, values: list[float] | None) -> dict[str, float] | None:
+        if values is None:
+            return None
+        return {one.metric: value for one, value in zip(self.plan.objectives, values, strict=True)}
+
+    def _open(self) -> SweepTracking:
+        if self._tracking is None:
+            folder = Path(self.config.run_dir)
+            ended = [
+                {
+                    "number": trial.number,
+                    "params": trial.params,
+                    "values": self._named(trial.values) if trial.state is TrialState.COMPLETE else None,
+                    "status": STATES[trial.state],
+                    "seconds": trial.duration.total_seconds() if trial.duration is not None else 0.0,
+                }
+                for trial in self.before
+                if trial.state in STATES
+            ]
+            ways = {one.metric: one.direction for one in self.plan.objectives}
+            self._tracking = SweepTracking(self.config, folder, folder.name, ways, before=ended)
+        return self._tracking
