@@ -33,6 +33,7 @@ HEADINGS = {
     "FEW_SHOT.md": "# Few-shot training, measured",
     "EVALUATION.md": "# Evaluation, measured and beside other tools",
     "DISCOVERY.md": "# Discovery, measured",
+    "SWEEPS.md": "# Sweeps and leaderboards, measured",
 }
 ROOT = Path(__file__).parents[1]
 DISTINCT = 128  # pictures; further ones are links to these
