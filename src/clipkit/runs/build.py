@@ -4,10 +4,12 @@ Lightning and the towers' libraries take seconds to load: they are imported by t
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -53,15 +55,15 @@ def resolve_stages(config: DictConfig, overrides: Sequence[str]) -> None:
     A stage's own YAML goes before the groups `optimizer`, `scheduler` and `data.batch_size`; what the command line
     says of those replaces it in every stage; `approach.stages.NAME.…` on the command line has the last word.
     """
-    said = [o for o in OverridesParser.create().parse_overrides(list(overrides)) if not o.is_sweep_override()]
+    said = [o for o in map(_parsed, overrides) if not o.is_sweep_override()]
+    groups_now = {group: OmegaConf.to_container(config[group], resolve=True) for group in DEFAULTS}
     with open_dict(config):
         for name, stage in config.approach.stages.items():
-            given: Any = OmegaConf.create(OmegaConf.to_container(stage))
-            for group in DEFAULTS:
+            given: Any = OmegaConf.to_container(stage)
+            for group, base in groups_now.items():
+                assert isinstance(base, dict)
                 chosen = any(o.key_or_group.split("@")[0] == group for o in said)
-                base = OmegaConf.create(OmegaConf.to_container(config[group], resolve=True))
-                own = given.get(group, {}) or {}
-                merged = base if chosen else OmegaConf.merge(base, own)
+                merged = _merged(base, {} if chosen else given.get(group) or {})
                 if not chosen:
                     _apply(merged, said, f"{group}.")
                 _apply(merged, said, f"approach.stages.{name}.{group}.")
@@ -76,10 +78,32 @@ def resolve_stages(config: DictConfig, overrides: Sequence[str]) -> None:
                 stage.batch_size = min(stage.batch_size, config.debug_batch_size)
 
 
-def _apply(target: Any, overrides: Sequence[Any], prefix: str) -> None:
+@lru_cache(maxsize=1024)
+def _parsed(override: str) -> Override:
+    """A sweep's trials say most of the same: an override takes a millisecond."""
+    return OverridesParser.create().parse_override(override)
+
+
+def _apply(target: dict[Any, Any], overrides: Sequence[Override], prefix: str) -> None:
     for override in overrides:
         if override.key_or_group.startswith(prefix):
-            OmegaConf.update(target, override.key_or_group.removeprefix(prefix), override.value(), merge=True)
+            *above, last = override.key_or_group.removeprefix(prefix).split(".")
+            node = target
+            for key in above:
+                node = node.setdefault(key, {})
+            value: Any = override.value()
+            both = isinstance(value, dict) and isinstance(node.get(last), dict)
+            node[last] = _merged(node[last], value) if both else value
+
+
+def _merged(base: Mapping[Any, Any], own: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A new mapping with what is in both, `own` before `base`, key by key at every depth."""
+    merged = {key: _merged(value, {}) if isinstance(value, Mapping) else value for key, value in base.items()}
+    for key, value in own.items():
+        before = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(before, Mapping)
+        merged[key] = _merged(before, value) if both else value  # type: ignore[arg-type]  # both are
+    return merged
 
 
 def build_encoder(config: DictConfig) -> "DualEncoder":

@@ -100,8 +100,9 @@ class Heads:
         metrics: dict[str, float] = {}
         tables: dict[str, Any] = {}
         try:
-            record |= self.shared(config).about
-            metrics, tables, about = self._answer(config, on_epoch)
+            shared = self.shared(config, plain)
+            record |= shared.about
+            metrics, tables, about = self._answer(config, shared, on_epoch)
             record |= about
         except TrialPruned:
             record |= {"status": "pruned"}
@@ -121,10 +122,9 @@ class Heads:
         return metrics
 
     def _answer(
-        self, config: DictConfig, on_epoch: Callable[[int, dict[str, float]], None]
+        self, config: DictConfig, shared: _Shared, on_epoch: Callable[[int, dict[str, float]], None]
     ) -> tuple[dict[str, float], dict[str, Any], dict[str, Any]]:
         machine.set_seed(config.seed)
-        shared = self.shared(config)
         encoder, data, features = shared.encoder, shared.data, shared.features
         encoder.frozen_dtype = machine.frozen_dtype(config.trainer.frozen_precision)
         approach, _ = build.build_approach(config, encoder)
@@ -141,11 +141,10 @@ class Heads:
         scores = validation_scores(approach.validation, model, data, stored=features)
         return {**scores, **result.metrics}, {**result.tables, **approach.tables}, approach.about
 
-    def shared(self, config: DictConfig) -> _Shared:
+    def shared(self, config: DictConfig, plain: Mapping[Any, Any]) -> _Shared:
         """Towers, data and features of a configuration, made when first asked for."""
-        plain: Any = OmegaConf.to_container(config, resolve=True)
-        deciding = {name: plain[name] for name in ("backbone", "data", "seed")}
-        deciding["data"].pop("batch_size", None)  # stages have it as their own
+        data_alone = {key: value for key, value in plain["data"].items() if key != "batch_size"}  # of the stages
+        deciding = {"backbone": plain["backbone"], "data": data_alone, "seed": plain["seed"]}
         key = json.dumps(deciding, sort_keys=True, default=str)
         if key not in self._shared:
             encoder = build.build_encoder(config)

@@ -4,13 +4,13 @@ Used by: clipkit.sweep
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -107,14 +107,15 @@ class Plan:
         configs = [self.config(chosen) for chosen in self.combinations()]
         return [one for one in self.parameters if one in self.groups or any(expanded(one.key, c) for c in configs)]
 
-    def draw(self, trial: Any) -> tuple[list[str], list[str], dict[str, Value]]:
-        """A trial's options of groups, its other overrides, and its parameters by key."""
-        params = {one.key: one.suggest(trial) for one in self.groups}
-        chosen = [written(key, value) for key, value in params.items()]
-        config = self.config(chosen)
-        rest = [one for one in self.parameters if one not in self.groups and expanded(one.key, config)]
-        params |= {one.key: one.suggest(trial) for one in rest}
-        return chosen, self.overrides(params, config), params
+    def draw(self, sample: Callable[[Sequence[Parameter]], dict[str, Value]]) -> dict[str, Value]:
+        """A trial's parameters by key: those that choose a group's option first, then what those options have."""
+        params = sample(self.groups)
+        config = self.config(self.chosen(params))
+        return params | sample([one for one in self.parameters if one not in self.groups and expanded(one.key, config)])
+
+    def chosen(self, params: Mapping[str, Value]) -> list[str]:
+        """The options of groups, as overrides."""
+        return [written(one.key, params[one.key]) for one in self.groups]
 
     def overrides(self, params: Mapping[str, Value], config: DictConfig) -> list[str]:
         """What a trial's command line says beside the groups: the base's stages, and its parameters."""

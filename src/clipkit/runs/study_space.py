@@ -41,17 +41,17 @@ class Parameter:
         """Whether its values are whole numbers."""
         return isinstance(self.low, int) and isinstance(self.high, int) and isinstance(self.step, int | None)
 
-    def suggest(self, trial: Any) -> Value:
-        """The value that an `optuna.Trial` takes; one that has taken it before says the same again."""
+    def distribution(self) -> Any:
+        """As Optuna has it."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
         if self.choices is not None:
-            chosen: Value = trial.suggest_categorical(self.key, list(self.choices))
-            return chosen
+            return CategoricalDistribution(list(self.choices))
+        assert self.low is not None
+        assert self.high is not None
         if self.whole:
-            whole: int = trial.suggest_int(self.key, self.low, self.high, log=self.log, step=self.step or 1)
-            return whole
-        number: float = trial.suggest_float(self.key, float(self.low or 0), float(self.high or 0), log=self.log,
-                                            step=self.step)  # fmt: skip
-        return number
+            return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
+        return FloatDistribution(float(self.low), float(self.high), log=self.log, step=self.step)
 
     @property
     def ends(self) -> tuple[Value, ...]:

@@ -8,7 +8,6 @@ and the values that it has.
 """
 
 import fcntl
-import hashlib
 import os
 import sqlite3
 import time
@@ -26,11 +25,12 @@ from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from clipkit.errors import UserError
+from clipkit.runs.study_drawing import Drawing
 from clipkit.runs.study_plan import Plan
 
 __all__ = ["Study", "open_study"]
 
-PLAN, OWNER, ERROR = "clipkit_plan", "clipkit_owner", "clipkit_error"
+PLAN, ERROR = "clipkit_plan", "clipkit_error"
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -39,47 +39,47 @@ class Study:
 
     Args:
         study: Optuna's.
+        plan: what it searches.
         folder: of the sweep.
-        seed: trial n is drawn from (seed, n), whatever has happened in between.
-        sampler: "tpe" or "random".
-        startup_trials: drawn at random first.
+        drawing: of new trials' parameters.
         hang_up: closes the connections to the database.
     """
 
     def __init__(
         self,
         study: optuna.Study,
+        plan: Plan,
         folder: Path,
         *,
-        seed: int,
-        sampler: str,
-        startup_trials: int,
+        drawing: Drawing,
         hang_up: Callable[[], None],
     ) -> None:
         self._hang_up = hang_up
-        self.study, self.folder, self.seed = study, folder, seed
-        self.sampler, self.startup_trials = sampler, startup_trials
+        self.study, self.plan, self.folder, self.drawing = study, plan, folder, drawing
         self._claims = FileLock(folder / ".claims.lock")
         self._own: IO[str] | None = None
 
-    def claim(self, asked: int) -> tuple[Trial, bool] | None:
-        """The next trial, and whether another process has begun it; None if `asked` are done or at work elsewhere."""
+    def claim(self, asked: int) -> Trial | None:
+        """The next trial, its parameters drawn; None if `asked` are done or at work elsewhere."""
         with speaking(self.folder), self._claims:
             trials = self.trials()
             done = sum(self.is_done(one) for one in trials)
-            lost = [one for one in trials if one.state is TrialState.RUNNING and not self._is_alive(one)]
-            waiting = [one for one in trials if one.state is TrialState.RUNNING and one not in lost]
+            running = [one for one in trials if one.state is TrialState.RUNNING]
+            lost = [one for one in running if not self._is_alive(one)]
             if lost and done < asked:
-                self.study.sampler = self._sampler(lost[0].number)
-                begun = Trial(self.study, lost[0]._trial_id)
-                begun.set_user_attr(OWNER, self._owner())
-                return begun, True
-            if done + len(waiting) >= asked:
+                return self._own_it(lost[0].number, lost[0]._trial_id)
+            if done + len(running) >= asked:
                 return None
-            self.study.sampler = self._sampler(len(trials))
-            trial = self.study.ask()
-            trial.set_user_attr(OWNER, self._owner())
-            return trial, False
+            number = len(trials)
+            params = self.drawing.draw(self.plan, number, trials)
+            used = {one.key: one.distribution() for one in self.plan.parameters if one.key in params}
+            new = optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=used)
+            self.study.add_trial(new)  # with all it needs, in one transaction
+            return self._own_it(number, self.trials()[number]._trial_id)
+
+    def _own_it(self, number: int, trial_id: int) -> Trial:
+        (self._place() / f"trial_{number}").write_text(self._owner())
+        return Trial(self.study, trial_id)
 
     def trials(self) -> list[FrozenTrial]:
         """All of them, in order."""
@@ -105,31 +105,27 @@ class Study:
         running = [one for one in trials if one.state is TrialState.RUNNING and self._is_alive(one)]
         return sum(map(self.is_done, trials)), len(running)
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """From (seed, number): a sweep that was killed draws what one that was not would have."""
-        digest = hashlib.sha256(f"{self.seed} {number}".encode()).digest()
-        seed = int.from_bytes(digest[:4], "little")
-        if self.sampler == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(n_startup_trials=self.startup_trials, seed=seed, constant_liar=True)
+    def _place(self) -> Path:
+        place = self.folder / ".owners"
+        place.mkdir(exist_ok=True)
+        return place
 
     def _owner(self) -> str:
         if self._own is None:
-            place = self.folder / ".owners"
-            place.mkdir(exist_ok=True)
-            self._own = (place / f"{os.getpid()}-{time.time_ns()}").open("w")
+            self._own = (self._place() / f"{os.getpid()}-{time.time_ns()}").open("w")
             fcntl.flock(self._own, fcntl.LOCK_EX)
         return Path(self._own.name).name
 
     def _is_alive(self, trial: FrozenTrial) -> bool:
         """Whether the process that claimed a trial still holds its lock."""
-        name = trial.user_attrs.get(OWNER)
-        if name is None:
-            return False  # killed while it claimed; who asks holds the lock of claims, or only counts
+        try:
+            name = (self.folder / ".owners" / f"trial_{trial.number}").read_text()
+        except FileNotFoundError:
+            return False  # killed while it claimed: nobody else claims meanwhile
         if self._own is not None and name == Path(self._own.name).name:
             return True
         try:
-            with (self.folder / ".owners" / name).open("r+") as file:
+            with (self.folder / ".owners" / (name or "nobody")).open("r+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
@@ -162,6 +158,7 @@ def open_study(folder: Path, plan: Plan, settings: Any, *, seed: int) -> Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     place, url = folder / "study.db", settings.storage
+    directions = [one.direction for one in plan.objectives]
     pruner = {"median": optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1), "none": None}
     if settings.pruner not in pruner or settings.sampler not in ("tpe", "random"):
         raise UserError("sweep.pruner is one of median, none, and sweep.sampler one of tpe, random")
@@ -175,8 +172,9 @@ def open_study(folder: Path, plan: Plan, settings: Any, *, seed: int) -> Study:
             storage.engine.dispose()
         study = optuna.create_study(
             storage=storage,
+            sampler=optuna.samplers.RandomSampler(),  # never asked: trials come with their parameters (`Drawing`)
             study_name=folder.name if url is not None else "sweep",
-            directions=[one.direction for one in plan.objectives],
+            directions=directions,
             pruner=pruner[settings.pruner] or optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
@@ -190,10 +188,9 @@ def open_study(folder: Path, plan: Plan, settings: Any, *, seed: int) -> Study:
             )
     return Study(
         study,
+        plan,
         folder,
-        seed=seed,
-        sampler=settings.sampler,
-        startup_trials=settings.startup_trials,
+        drawing=Drawing(settings.sampler, seed=seed, startup_trials=settings.startup_trials, directions=directions),
         hang_up=storage.engine.dispose,
     )
 

@@ -25,7 +25,7 @@ from clipkit.runs.sweeps import key_of
 
 __all__ = ["Worker", "trial_folder"]
 
-LOOKS = 8  # of a trial's validations, so many are compared with other trials'
+LOOKS = 6  # of a trial's validations, so many are compared with other trials'
 FAIL_AT_FIRST = 3  # trials that fail before any has succeeded end the sweep
 
 
@@ -61,10 +61,9 @@ class Worker:
         began, settings = time.monotonic(), self.config.sweep
         try:
             while settings.minutes is None or time.monotonic() - began < 60 * settings.minutes:
-                claimed = self.study.claim(settings.trials)
-                if claimed is None:
+                trial = self.study.claim(settings.trials)
+                if trial is None:
                     return
-                trial, _ = claimed
                 on_trial(trial.number, self._make(trial))
                 self.stopped()
                 self._give_up()
@@ -74,7 +73,9 @@ class Worker:
     def _make(self, trial: Trial) -> dict[str, Any]:
         """One trial, from its parameters to its end; returns what is to be said of it."""
         started = time.monotonic()
-        chosen, rest, params = self.plan.draw(trial)
+        params = trial.params
+        chosen = self.plan.chosen(params)
+        rest = self.plan.overrides(params, self.plan.config(chosen))
         folder = trial_folder(self.study.folder, trial.number)
         about = {"number": trial.number, "sweep": str(self.study.folder), "params": params}
         said: dict[str, Any] = {"params": params, "state": "complete", "values": None}
