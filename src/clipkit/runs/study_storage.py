@@ -14,24 +14,42 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import optuna
 from filelock import FileLock
 from optuna.exceptions import StorageInternalError
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from clipkit.errors import UserError
 from clipkit.runs.study_drawing import Drawing
 from clipkit.runs.study_plan import Plan
+from clipkit.runs.study_space import Value
 
-__all__ = ["Study", "open_study"]
+__all__ = ["Claim", "Study", "open_study"]
 
 PLAN, ERROR = "clipkit_plan", "clipkit_error"
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this process is at work on.
+
+    Args:
+        number: of the trial, from 0.
+        id: in the database.
+        params: its parameters, by key.
+    """
+
+    number: int
+    id: int
+    params: dict[str, Value]
 
 
 class Study:
@@ -39,6 +57,7 @@ class Study:
 
     Args:
         study: Optuna's.
+        storage: what it is kept in.
         plan: what it searches.
         folder: of the sweep.
         drawing: of new trials' parameters.
@@ -48,6 +67,7 @@ class Study:
     def __init__(
         self,
         study: optuna.Study,
+        storage: BaseStorage,
         plan: Plan,
         folder: Path,
         *,
@@ -55,11 +75,12 @@ class Study:
         hang_up: Callable[[], None],
     ) -> None:
         self._hang_up = hang_up
-        self.study, self.plan, self.folder, self.drawing = study, plan, folder, drawing
+        self.study, self.storage, self.plan = study, storage, plan
+        self.folder, self.drawing = folder, drawing
         self._claims = FileLock(folder / ".claims.lock")
         self._own: IO[str] | None = None
 
-    def claim(self, asked: int) -> Trial | None:
+    def claim(self, asked: int) -> Claim | None:
         """The next trial, its parameters drawn; None if `asked` are done or at work elsewhere."""
         with speaking(self.folder), self._claims:
             trials = self.trials()
@@ -67,19 +88,24 @@ class Study:
             running = [one for one in trials if one.state is TrialState.RUNNING]
             lost = [one for one in running if not self._is_alive(one)]
             if lost and done < asked:
-                return self._own_it(lost[0].number, lost[0]._trial_id)
+                return self._own_it(Claim(lost[0].number, lost[0]._trial_id, dict(lost[0].params)))
             if done + len(running) >= asked:
                 return None
             number = len(trials)
             params = self.drawing.draw(self.plan, number, trials)
             used = {one.key: one.distribution() for one in self.plan.parameters if one.key in params}
             new = optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=used)
-            self.study.add_trial(new)  # with all it needs, in one transaction
-            return self._own_it(number, self.trials()[number]._trial_id)
+            made = self.storage.create_new_trial(self.study._study_id, template_trial=new)  # all in one transaction
+            return self._own_it(Claim(number, made, params))
 
-    def _own_it(self, number: int, trial_id: int) -> Trial:
-        (self._place() / f"trial_{number}").write_text(self._owner())
-        return Trial(self.study, trial_id)
+    def _own_it(self, claim: Claim) -> Claim:
+        (self._place() / f"trial_{claim.number}").write_text(self._owner())
+        return claim
+
+    def report(self, claim: Claim, epoch: int, value: float) -> None:
+        """Write down what a trial has reached after an epoch."""
+        with speaking(self.folder):
+            self.storage.set_trial_intermediate_value(claim.id, epoch, value)
 
     def trials(self) -> list[FrozenTrial]:
         """All of them, in order."""
@@ -91,12 +117,12 @@ class Study:
         """Whether a trial has come to its end: with values, pruned, or by a mistake of its own."""
         return trial.state in DONE or (trial.state is TrialState.FAIL and ERROR in trial.user_attrs)
 
-    def finish(self, trial: Trial, values: Sequence[float] | None, state: TrialState, error: str | None = None) -> None:
-        """Write a trial's end down."""
+    def finish(self, claim: Claim, values: Sequence[float] | None, state: TrialState, error: str | None = None) -> None:
+        """Write a trial's end down; of one that is pruned, `values` is the last that it reported."""
         with speaking(self.folder):
             if error is not None:
-                trial.set_user_attr(ERROR, error)
-            self.study.tell(trial, list(values) if values is not None else None, state)
+                self.storage.set_trial_user_attr(claim.id, ERROR, error)
+            self.storage.set_trial_state_values(claim.id, state, values)
 
     def counts(self) -> tuple[int, int]:
         """Trials that are done, and trials that living processes are at work on."""
@@ -159,8 +185,7 @@ def open_study(folder: Path, plan: Plan, settings: Any, *, seed: int) -> Study:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     place, url = folder / "study.db", settings.storage
     directions = [one.direction for one in plan.objectives]
-    pruner = {"median": optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1), "none": None}
-    if settings.pruner not in pruner or settings.sampler not in ("tpe", "random"):
+    if settings.pruner not in ("median", "none") or settings.sampler not in ("tpe", "random"):
         raise UserError("sweep.pruner is one of median, none, and sweep.sampler one of tpe, random")
     with speaking(url or place), FileLock(folder / ".claims.lock"):
         if url is None:
@@ -170,12 +195,12 @@ def open_study(folder: Path, plan: Plan, settings: Any, *, seed: int) -> Study:
         if storage.engine.dialect.name == "sqlite":
             event.listen(storage.engine, "connect", _fast)
             storage.engine.dispose()
+        kept = optuna.storages.get_storage(storage)
         study = optuna.create_study(
-            storage=storage,
+            storage=kept,
             sampler=optuna.samplers.RandomSampler(),  # never asked: trials come with their parameters (`Drawing`)
             study_name=folder.name if url is not None else "sweep",
             directions=directions,
-            pruner=pruner[settings.pruner] or optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
         before = study.user_attrs.get(PLAN)
@@ -188,6 +213,7 @@ def open_study(folder: Path, plan: Plan, settings: Any, *, seed: int) -> Study:
             )
     return Study(
         study,
+        kept,
         plan,
         folder,
         drawing=Drawing(settings.sampler, seed=seed, startup_trials=settings.startup_trials, directions=directions),

@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 from omegaconf import DictConfig, OmegaConf, open_dict
-from optuna.trial import Trial, TrialState
+from optuna.trial import TrialState
 
 from clipkit.errors import UserError
 from clipkit.runs import build
@@ -20,7 +20,7 @@ from clipkit.runs.command_line import unquoted
 from clipkit.runs.study_heads import ALONE, Heads
 from clipkit.runs.study_plan import Plan, suits_heads
 from clipkit.runs.study_runs import Runs
-from clipkit.runs.study_storage import Study
+from clipkit.runs.study_storage import Claim, Study
 from clipkit.runs.sweeps import key_of
 
 __all__ = ["Worker", "trial_folder"]
@@ -70,7 +70,7 @@ class Worker:
         finally:
             self.runs.stop()
 
-    def _make(self, trial: Trial) -> dict[str, Any]:
+    def _make(self, trial: Claim) -> dict[str, Any]:
         """One trial, from its parameters to its end; returns what is to be said of it."""
         started = time.monotonic()
         params = trial.params
@@ -84,8 +84,8 @@ class Worker:
             values = self._values(metrics)
             self.study.finish(trial, values, TrialState.COMPLETE)
             said["values"] = values
-        except optuna.TrialPruned:
-            self.study.finish(trial, None, TrialState.PRUNED)
+        except optuna.TrialPruned as stop:
+            self.study.finish(trial, stop.args, TrialState.PRUNED)
             said["state"] = "pruned"
         except UserError as error:
             self.study.finish(trial, None, TrialState.FAIL, str(error))
@@ -93,7 +93,7 @@ class Worker:
         return said | {"seconds": time.monotonic() - started}
 
     def _answer(
-        self, trial: Trial, chosen: list[str], rest: list[str], folder: Path, about: dict[str, Any]
+        self, trial: Claim, chosen: list[str], rest: list[str], folder: Path, about: dict[str, Any]
     ) -> dict[str, float]:
         config, in_process = self._config(chosen, rest)
         overrides = [*self.plan.plain_base, *chosen, *rest]
@@ -138,9 +138,10 @@ class Worker:
         known = choices() if HydraConfig.initialized() else {}
         return {**{key: value for key, value in known.items() if key != "sweep"}, **own}
 
-    def _judge(self, trial: Trial, every: int) -> Callable[[int, dict[str, float]], None]:
+    def _judge(self, trial: Claim, every: int) -> Callable[[int, dict[str, float]], None]:
         """Hands an epoch's validation to Optuna; raises where the trial is hopeless or the sweep is told to stop."""
         metric, alone = self.plan.objectives[0].metric, len(self.plan.objectives) == 1
+        looks: dict[int, float] = {}
 
         def judge(epoch: int, scores: dict[str, float]) -> None:
             self.stopped()
@@ -148,9 +149,10 @@ class Worker:
             if not alone or value is None or epoch % every or self.config.sweep.pruner == "none":
                 return
             if math.isfinite(value):
-                trial.report(value, epoch)
-            if trial.should_prune():
-                raise optuna.TrialPruned
+                looks[epoch] = value
+                self.study.report(trial, epoch, value)
+            if looks and self.study.drawing.is_hopeless(looks):
+                raise optuna.TrialPruned(looks[max(looks)])
 
         return judge
 
