@@ -1,4 +1,4 @@
-"""How long a leaderboard of many runs takes: the whole command, from its start to the last file, and its parts.
+"""How long a leaderboard of many runs takes: the whole command, from its start to the last file.
 
 Run: python -m benchmarks.leaderboard        (writes a section of benchmarks/SWEEPS.md)
 
@@ -26,23 +26,6 @@ MEASURES = (
     "top1", "top5", "f1_weighted", "mean_per_class", "calibration_error", "i2t_recall@1", "i2t_recall@5",
     "i2t_recall@10", "t2i_recall@1", "t2i_recall@5", "t2i_recall@10", "i2t_median_rank", "t2i_median_rank",
 )  # fmt: skip
-PARTS = """
-import json, sys, time
-from pathlib import Path
-began = time.perf_counter()
-from omegaconf import OmegaConf
-from clipkit.runs.compose import compose_config
-from clipkit.runs.leaderboard_board import make_board
-from clipkit.runs.leaderboard_rows import gather
-from clipkit.runs.leaderboard_tables import write_tables
-loaded = time.perf_counter()
-found = gather(sys.argv[1])
-read = time.perf_counter()
-board = make_board(compose_config("leaderboard", []), found)
-ranked = time.perf_counter()
-write_tables(Path(sys.argv[2]), board, grouped=True)
-print(json.dumps([loaded - began, read - loaded, ranked - read, time.perf_counter() - ranked]))
-"""
 
 
 def record(number: int, draws: random.Random) -> tuple[dict[str, Any], dict[str, float]]:
@@ -101,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         size = make_runs(folder / "outputs", options.runs)
-        walls, parts = [], []
+        walls = []
         for turn in range(options.repeats):
             began = time.perf_counter()
             subprocess.run(
@@ -109,24 +92,13 @@ def main() -> None:
                 cwd=folder, env=environment(2), check=True, stdout=subprocess.DEVNULL,
             )  # fmt: skip
             walls.append(time.perf_counter() - began)
-            line = [sys.executable, "-c", PARTS, "outputs", str(folder / "outputs" / "leaderboard" / "turn0")]
-            told = subprocess.run(line, cwd=folder, env=environment(2), check=True, stdout=subprocess.PIPE, text=True)
-            parts.append(json.loads(told.stdout))
-            print(f"  turn {turn + 1}: {walls[-1]:.2f} s, {parts[-1]}", flush=True)
+            print(f"  turn {turn + 1}: {walls[-1]:.2f} s", flush=True)
         page = (folder / "outputs" / "leaderboard" / "turn0" / "leaderboard.html").stat().st_size
-    loaded, read, ranked, written = (statistics.median(each) for each in zip(*parts, strict=True))
     wall = f"{statistics.median(walls):.2f} ({min(walls):.2f} … {max(walls):.2f})"
     text = f"""
-{options.runs:,} run folders, {size / 1e6:.0f} MB of records, in the memory of the system (a second look); medians of
-{options.repeats} turns, the command's with its slowest and fastest.
-
-| | seconds |
-|---|---|
-| the whole command, imports included (goal: below {GOAL_S:.0f}) | {wall} |
-| of it: imports | {loaded:.2f} |
-| finding and reading all records | {read:.2f} |
-| averaging and ranking | {ranked:.2f} |
-| Markdown and CSV | {written:.2f} |
+{options.runs:,} run folders, {size / 1e6:.0f} MB of records, in the memory of the system (a second look); the whole
+command, imports, Markdown, CSV and the page included: **{wall} s**, median of {options.repeats} turns, the fastest and
+the slowest (goal: below {GOAL_S:.0f} s).
 
 The page of these runs has {page / 1e6:.1f} MB."""
     write_section(f"A leaderboard of {options.runs:,} runs", text, ["pandas"], page="SWEEPS.md")

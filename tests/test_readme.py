@@ -13,9 +13,13 @@ from conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.S)
-PAGES = [(ROOT / "docs" / name).read_text() for name in ("data.md", "few_shot.md", "discovery.md")]
+PAGES = [
+    (ROOT / "docs" / name).read_text()
+    for name in ("data.md", "few_shot.md", "discovery.md", "sweeps.md", "tracking.md")
+]
 SHELL = [*BLOCKS, *(block for page in PAGES for block in re.findall(r"```(\w*)\n(.*?)```", page, flags=re.S))]
 COMMANDS = [line for kind, text in SHELL if kind == "bash" for line in text.splitlines() if line.startswith("python")]
+COMMANDS = [line for line in COMMANDS if not line.split()[2].startswith("clipkit.runs.")]  # no command of Hydra's
 
 
 @pytest.fixture
@@ -23,7 +27,8 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files that the README's examples assume."""
     for name in ("captions.csv", "captions.tsv"):
         (tmp_path / name).write_text("image,caption\n")
-    for name in ("pictures", "outputs/train/mine/model", "shards/val", "incoming", "found", "outputs/discover/known"):
+    for name in ("pictures", "outputs/train/mine/model", "shards/val", "incoming", "found", "outputs/discover/known",
+                 "outputs/sweep/mine/trials/0007"):  # fmt: skip
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "outputs/train/mine/manifest.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
@@ -54,7 +59,7 @@ def test_the_python_of_the_readme_runs() -> None:
 
 
 def test_every_file_that_the_documents_name_exists() -> None:
-    pages = ("design.md", "data.md", "few_shot.md", "discovery.md")
+    pages = ("design.md", "data.md", "few_shot.md", "discovery.md", "sweeps.md", "tracking.md", "predecessors.md")
     for document in ("README.md", "CONTRIBUTING.md", *(f"docs/{page}" for page in pages)):
         text = (ROOT / document).read_text()
         for name in re.findall(r"`((?:docs|src|conf|tests|benchmarks)/[\w./-]+\.\w+)`", text):

@@ -44,7 +44,8 @@ def test_means_and_deviations_are_those_of_statistics_and_pandas(tmp_path: Path)
             for name, value in metrics.items():
                 values.setdefault((recipe, name), []).append(value)
     made = board(tmp_path)
-    write_tables(tmp_path, made, grouped=True)
+    with write_tables(tmp_path, made, grouped=True):
+        pass
     runs = pd.read_csv(tmp_path / "leaderboard.csv")
     told = pd.read_csv(tmp_path / "leaderboard_groups.csv").set_index("recipe")
     for (recipe, name), each in values.items():
@@ -130,7 +131,8 @@ def test_what_has_no_result_is_listed_with_its_reason_and_in_no_mean(
     assert (bad.folder, bad.status) == ("bad", status)
     assert reason in bad.reason
     assert [group.means[TOP1] for group in made.groups] == [(0.5, None, 1)]
-    write_tables(tmp_path, made, grouped=True)
+    with write_tables(tmp_path, made, grouped=True):
+        pass
     rows = pd.read_csv(tmp_path / "leaderboard.csv", keep_default_na=False).set_index("folder")
     assert rows.loc["bad", "status"] == status
     assert rows.loc["bad", TOP1] == ""
@@ -204,7 +206,8 @@ def test_what_vanishes_while_one_looks_is_left_out(tmp_path: Path, monkeypatch: 
 def test_names_that_no_file_can_hold_are_shown_as_far_as_possible(tmp_path: Path) -> None:
     make_run(tmp_path / "a  b|c<d>", metrics={"test/top1|<b>": 0.5}, said=('data.root="\ud800 <script>"',))
     os.rename(tmp_path / "a  b|c<d>", os.fsencode(tmp_path) + b"/\xff  |<d>\n")
-    write_tables(tmp_path, board(tmp_path), grouped=True)
+    with write_tables(tmp_path, board(tmp_path), grouped=True):
+        pass
     assert pd.read_csv(tmp_path / "leaderboard.csv").loc[0, "folder"] == "?  |<d>\n"
     assert "<d>" not in (tmp_path / "leaderboard.md").read_text().replace("\\<d\\>", "")
 

@@ -57,8 +57,12 @@ def test_mistakes_in_a_space_are_named(entry: object, said: str) -> None:
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_values_are_drawn_inside_and_the_same_from_the_same_trials(sampler: str) -> None:
-    space = (Parameter("optimizer.lr", 1e-4, 1e-2, True), Parameter("seed", 1, 5),
-             Parameter("data.max_broken", 0.0, 1.0, step=0.25), Parameter("name", choices=("x", None, True, 3)))  # fmt: skip
+    space = (
+        Parameter("optimizer.lr", 1e-4, 1e-2, True),
+        Parameter("seed", 1, 5),
+        Parameter("data.max_broken", 0.0, 1.0, step=0.25),
+        Parameter("name", choices=("x", None, True, 3)),
+    )
     plan = Plan(("approach=mlp",), space, (Objective("val/top1", True),))
     trials: list[optuna.trial.FrozenTrial] = []
     for number in range(40):

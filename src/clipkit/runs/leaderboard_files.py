@@ -5,9 +5,10 @@ Used by: clipkit.runs.leaderboard_rows
 
 import fcntl
 import json
+import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -66,8 +67,11 @@ def plain(value: Any) -> str:
 
 def _mapping(folder: RunFolder, name: str) -> dict[str, Any]:
     try:
-        with open(f"{folder.path}/{name}", "rb") as file:
-            text = file.read()
+        file = os.open(f"{folder.path}/{name}", os.O_RDONLY)
+        try:
+            text = b"".join(iter(lambda: os.read(file, 1 << 20), b""))
+        finally:
+            os.close(file)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(name) from error
     except OSError as error:
@@ -85,7 +89,7 @@ def _mapping(folder: RunFolder, name: str) -> dict[str, Any]:
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, float]:
     """All of them; `Damaged` if one is no finite number, for then the others are not to be trusted either."""
-    if not (NUMBERS.issuperset(map(type, values.values())) and all(map(_finite, values.values()))):
+    if not (NUMBERS.issuperset(map(type, values.values())) and _all_finite(values.values())):
         name = next(name for name, value in values.items() if type(value) not in NUMBERS or not _finite(value))
         raise Damaged(plain(f"metrics.json: {name} is {str(values[name])[:40]}, and a finite number is expected"))
     return dict(zip(_names(tuple(values)), map(float, values.values()), strict=True))
@@ -93,6 +97,13 @@ def _metrics(values: Mapping[str, Any]) -> dict[str, float]:
 
 def _finite(value: float) -> bool:
     return -LARGEST <= value <= LARGEST  # false of NaN, and whole numbers may be beyond any float
+
+
+def _all_finite(values: Iterable[float]) -> bool:
+    try:
+        return all(map(math.isfinite, values))
+    except OverflowError:  # a whole number beyond any float
+        return False
 
 
 @cache

@@ -16,7 +16,7 @@ from clipkit.runs.choices import conf_root, groups
 from clipkit.runs.command_line import unquoted
 from clipkit.runs.leaderboard_files import plain
 from clipkit.runs.leaderboard_folders import RunFolder
-from clipkit.runs.record import MAY_CHANGE, SEEDS, recipe_of
+from clipkit.runs.recipe import MAY_CHANGE, SEEDS, recipe_of
 from clipkit.runs.sweeps import key_of
 
 __all__ = ["CHOICES", "NoResults", "choices_of", "command_of", "overrides_of", "recipe_in"]

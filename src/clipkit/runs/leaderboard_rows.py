@@ -7,9 +7,10 @@ import calendar
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from clipkit.runs.leaderboard_recipe import NoResults, choices_of, command_of, o
 
 __all__ = ["Gathered", "Row", "gather"]
 
-READERS = 8  # threads: on a network disk they wait at the same time
+FEW = 400  # runs that are read faster than processes are made
+CHUNK = 250
 
 
 @dataclass(frozen=True)
@@ -78,20 +80,34 @@ class Gathered:
     unreadable: list[str] = field(default_factory=list)
 
 
-def gather(root: str | None) -> Gathered:
+def gather(root: str | None, *, meanwhile: Callable[[], object] | None = None) -> Gathered:
     """Read every run below a folder.
+
+    Many are read by processes of their own, forked at once: what needs long to load is best loaded `meanwhile`.
 
     Raises:
         UserError: there is no such folder, or no run in it.
     """
     walk = Walk(root)
     found = Gathered(walk.root, unreadable=walk.unreadable)
-    with ThreadPoolExecutor(READERS) as readers:
-        for read in readers.map(lambda folder: _read(folder, os.fspath(walk.root)), walk):
-            if isinstance(read, Row):
-                found.rows.append(read)
-            elif read not in (None, "leaderboard"):
-                found.others[read] += 1
+    folders, place = iter(walk), os.fspath(walk.root)
+    reads = [_read(folder, place) for folder in islice(folders, FEW)]
+    chunks = iter(lambda: list(islice(folders, CHUNK)), [])
+    first = next(chunks, None)
+    if first is not None and hasattr(os, "fork"):
+        with get_context("fork").Pool(len(os.sched_getaffinity(0))) as readers:
+            waiting = [readers.apply_async(_read_all, (chunk, place)) for chunk in chain([first], chunks)]
+            if meanwhile is not None:
+                meanwhile()
+            for each in waiting:
+                reads += each.get()
+    elif first is not None:
+        reads += _read_all([*first, *chain.from_iterable(chunks)], place)
+    for read in reads:
+        if isinstance(read, Row):
+            found.rows.append(read)
+        elif read is not None and read != "leaderboard":
+            found.others[read] += 1
     if not found.rows:
         others = ", ".join(f"{name} {count:,}" for name, count in sorted(found.others.items()))
         also = f", only folders of commands that measure nothing ({others})" if others else ""
@@ -101,6 +117,10 @@ def gather(root: str | None) -> Gathered:
         )
     found.rows.sort(key=lambda row: (-row.since, row.folder))
     return found
+
+
+def _read_all(folders: list[RunFolder], root: str) -> list[Row | str | None]:
+    return [_read(folder, root) for folder in folders]
 
 
 def _read(folder: RunFolder, root: str) -> Row | str | None:

@@ -4,8 +4,10 @@ Used by: clipkit.leaderboard
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 
 from clipkit.errors import UserError
@@ -20,14 +22,16 @@ WHAT = ("command", "approach", "backbone", "data", "shots", "overrides", "recipe
 RUN = (
     "rank", "folder", *WHAT, "seed", "split_seed", "status", "reason", "counts", "started", "wall_s", "memory_mb",
 )  # fmt: skip
+MANY = 1000  # runs whose tables are written beside the page
 LISTED = 1000  # rows of a table in Markdown
 GROUP = ("rank", *WHAT, "runs", "seeds")
 
 ESCAPED = str.maketrans({letter: f"\\{letter}" for letter in "\\|`*_<>[]"} | {"\n": " ", "\r": " "})
 
 
-def write_tables(folder: Path, board: Board, *, grouped: bool) -> None:
-    """Write the three files.
+@contextmanager
+def write_tables(folder: Path, board: Board, *, grouped: bool) -> Iterator[None]:
+    """Write the three files, of many runs in a process beside what is done inside.
 
     Args:
         folder: an existing one.
@@ -37,6 +41,36 @@ def write_tables(folder: Path, board: Board, *, grouped: bool) -> None:
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
+    if len(board.runs) < MANY or not hasattr(os, "fork"):
+        _write(folder, board, grouped)
+        yield
+        return
+    context = get_context("fork")  # the board is there already, and need not be sent
+    ours, theirs = context.Pipe(duplex=False)
+
+    def beside() -> None:
+        try:
+            _write(folder, board, grouped)
+            theirs.send(None)
+        except UserError as error:
+            theirs.send(str(error))
+
+    writer = context.Process(target=beside)
+    writer.start()
+    theirs.close()
+    try:
+        yield
+        try:
+            problem = ours.recv()
+        except EOFError:
+            problem = f"the tables could not be written to {folder}: the process that wrote them was ended"
+    finally:
+        writer.join()
+    if problem is not None:
+        raise UserError(problem)
+
+
+def _write(folder: Path, board: Board, grouped: bool) -> None:
     _write_runs(folder / "leaderboard.csv", board)
     _write_groups(folder / "leaderboard_groups.csv", board)
     path = folder / "leaderboard.md"

@@ -1,7 +1,6 @@
 """What a run leaves behind, and when: `config.yaml`, `run.json`, `metrics.json`, tables, plots."""
 
 import fcntl
-import hashlib
 import json
 import os
 import resource
@@ -19,6 +18,7 @@ from clipkit import ranks
 from clipkit.errors import UserError
 from clipkit.runs.endings import Interrupted
 from clipkit.runs.provenance import provenance
+from clipkit.runs.recipe import flat, may_change, recipe_of
 
 if TYPE_CHECKING:  # or in the functions that draw and write tables: they take seconds to load
     import pandas as pd
@@ -31,36 +31,14 @@ __all__ = [
     "Run",
     "alone_in",
     "choices",
-    "flat",
     "mark_failed",
     "open_run",
     "read_json",
-    "recipe_of",
     "release",
     "write_json",
 ]
 
 CARRIED = ("packed", "alarms", "performance", "wandb_id")  # from what was stopped to what continues it
-MAY_CHANGE = (
-    "resume",
-    "overwrite",
-    "run_dir",
-    "name",
-    "logger",
-    "report",
-    "evaluators",
-    "cache_dir",
-    "data.cache_dir",
-    "data.workers",
-    "data.fetch",
-    "trainer.checkpoint_minutes",
-    "trainer.checkpoint_steps",
-    "sweep.trials",
-    "sweep.processes",
-    "sweep.minutes",
-    "sweep.wait",
-)
-SEEDS = ("seed", "data.seed", "data.split_seed")
 
 
 class Run:
@@ -238,17 +216,6 @@ def choices() -> dict[str, Any]:
     return {str(group): option for group, option in chosen.items() if not str(group).startswith(("hydra/", "shared/"))}
 
 
-def recipe_of(config: Mapping[Any, Any]) -> str:
-    """16 hex digits of what decides a run's result besides its seeds: runs that differ in these alone share it."""
-    deciding = {
-        key: value
-        for key, value in flat(config)
-        if key not in SEEDS and key != "trainer.threads" and not _may_change(key)
-    }
-    text = json.dumps(deciding, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def mark_failed(folder: Path, message: str, *, process: int) -> None:
     """Write down why a run ended that could not do so itself, if it is that process's run."""
     about = read_json(folder / "run.json") or {}
@@ -288,7 +255,7 @@ def _same_configuration(folder: Path, config: dict[Any, Any]) -> None:
     old, new = (dict(flat(c)) for c in (before, config))
     fixed = {"data.workers"} if new.get("data.streams") else set()  # they decide a stream's order
     changed = [
-        key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and (key in fixed or not _may_change(key))
+        key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and (key in fixed or not may_change(key))
     ]
     if changed:
         shown = ", ".join(f"{key}: {old.get(key)} → {new.get(key)}" for key in changed[:5])
@@ -323,19 +290,6 @@ def release(lock: IO[str]) -> None:
     with suppress(OSError):
         os.unlink(lock.name)
     lock.close()
-
-
-def _may_change(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
-
-
-def flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of nested mappings, by its dotted key."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _has_results(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from clipkit.runs.build import resolve_stages
 from clipkit.runs.choices import group_of
 from clipkit.runs.command_line import unquoted
 from clipkit.runs.compose import compose_config
-from clipkit.runs.record import flat
+from clipkit.runs.recipe import flat
 from clipkit.runs.sweeps import key_of
 
 __all__ = ["write_experiment"]

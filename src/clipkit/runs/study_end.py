@@ -54,12 +54,12 @@ def leave(run: Run, plan: Plan, study: Study, config: DictConfig, *, title: str)
     run.write_results(Result(metrics, {}, figures), dpi=150)
     rows.to_csv(study.folder / "trials.csv", index=False)
     if config.report:
-        header, lines = _grid(plan, rows)
+        header, lines = _grid(rows)
         folder = study.folder
         parts = [
             cards(_headline(plan, trials, best)),
             *(section(TITLES[name], figure_image(figure, TITLES[name])) for name, figure in figures.items()),
-            section(f"Trials ({len(lines)} of {len(rows)}, the best first)", table(header, lines)),
+            section(f"Trials ({len(lines)} of {len(rows)}, the best first)", table(header, lines, texts=0)),
             section("Train the best one", f"<pre>{html.escape(how_to_train(folder))}</pre>"),
             how_made(run.about, OmegaConf.to_yaml(config, resolve=True)),
         ]
@@ -203,9 +203,11 @@ def _headline(plan: Plan, trials: Sequence[FrozenTrial], best: Sequence[FrozenTr
     return found | ({"failed": f"{counts[TrialState.FAIL]:,}"} if counts[TrialState.FAIL] else {})
 
 
-def _grid(plan: Plan, rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    header = [name for name in rows.columns if name != "error" or rows[name].notna().any()]
-    return header, [[_number(row[name]) for name in header] for _, row in rows.head(LISTED).iterrows()]
+def _grid(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The columns that have something in them, by the last part of their names."""
+    known = [name for name in rows.columns if rows[name].notna().any()]
+    lines = [[_short(row[name]) if name != "trial" else str(row[name]) for name in known] for _, row in rows.iterrows()]
+    return [name if "/" in name else name.split(".")[-1] for name in known], lines[:LISTED]
 
 
 def _number(value: Any) -> str:

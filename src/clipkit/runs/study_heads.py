@@ -28,7 +28,8 @@ from clipkit.models.dual_encoder import DualEncoder
 from clipkit.runs import build, machine
 from clipkit.runs.progress import ProgressReporter
 from clipkit.runs.provenance import provenance
-from clipkit.runs.record import recipe_of, write_json
+from clipkit.runs.recipe import recipe_of
+from clipkit.runs.record import write_json
 from clipkit.runs.results import choose_evaluators, choose_split
 from clipkit.runs.validation import validation_scores
 

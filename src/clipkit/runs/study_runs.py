@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from optuna import TrialPruned
+
 from clipkit.errors import UserError
 from clipkit.runs.command_line import quoted
-from clipkit.runs.endings import Interrupted
 from clipkit.runs.record import read_json, write_json
 
 __all__ = ["Runs"]
@@ -57,11 +58,15 @@ class Runs:
         """
         folder.mkdir(parents=True, exist_ok=True)
         line = [*overrides, *self.logging, f"hydra.run.dir={quoted(str(folder))}", "resume=auto"]
-        status = self._follow(line, folder, on_epoch)
-        while status and BUSY in _last_words(folder):  # of a sweep that was killed: it finishes what it has begun
-            time.sleep(LOOK_EVERY_S)
-            self.stopped()
+        try:
             status = self._follow(line, folder, on_epoch)
+            while status and BUSY in _last_words(folder):  # of a sweep that was killed: it finishes what it has begun
+                time.sleep(LOOK_EVERY_S)
+                self.stopped()
+                status = self._follow(line, folder, on_epoch)
+        except TrialPruned:
+            _mark(folder, "pruned", trial)
+            raise
         record = read_json(folder / "run.json") or {}
         if status or record.get("status") != "finished":
             _mark(folder, "failed", trial)
@@ -92,12 +97,8 @@ class Runs:
                 self.stopped()
                 for number, value in seen.new():
                     on_epoch(number, {self.metric: value})
-        except Interrupted:
+        except BaseException:  # pruned, or the sweep is told to stop: the run saves and ends
             self.stop()
-            raise
-        except BaseException:
-            self.stop()
-            _mark(folder, "pruned", {})
             raise
         return self._process.returncode
 
@@ -126,7 +127,9 @@ class _Seen:
 
 def _mark(folder: Path, status: str, trial: Mapping[str, Any]) -> None:
     record = read_json(folder / "run.json") or {}
-    write_json(folder / "run.json", {**record, "status": status, **({"trial": dict(trial)} if trial else {})})
+    if status != "failed":
+        record.pop("error", None)  # of a pruned one: that it was told to stop
+    write_json(folder / "run.json", {**record, "status": status, "trial": dict(trial)})
 
 
 def _last_words(folder: Path) -> str:
