@@ -74,7 +74,14 @@ def check_command_line(command: str, overrides: Sequence[str]) -> list[str]:
     texts = {_line(o): _line(o) if _line(o) in known_to_yaml else f"++{_line(o)}" for o in good}
     if not unclear:
         for one in _expand(chosen + good, texts):
-            config = compose_config(command, one)
+            try:
+                config = compose_config(command, one)
+            except (HydraException, OmegaConfBaseException) as error:  # a key inside of a mapping's value
+                reasons = [
+                    str(each).strip().partition("\n")[0] for each in (error, error.__cause__) if each is not None
+                ]
+                problems.append(": ".join(dict.fromkeys(reasons)))
+                break
             problems += [p for p in check_combination(config) if p not in problems]
     if problems:
         raise UserError(_listed(problems))
