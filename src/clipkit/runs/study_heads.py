@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna import TrialPruned
 
 from clipkit.data.datamodule import PairData
-from clipkit.data.decoding import refuse_if_broken
+from clipkit.data.decoding import available_cores, refuse_if_broken
 from clipkit.errors import UserError
 from clipkit.evaluation import EVALUATORS, evaluate
 from clipkit.features import FeatureStore
@@ -156,9 +157,21 @@ class Heads:
             refuse_if_broken(broken, total, data.max_broken, "clipkit.describe has it")
             store = FeatureStore(f"{config.cache_dir}/features")
             features = FrozenFeatures(encoder, data, store, on_progress=progress, keep=True)
+            self._encode(config, features)
             about = {"cwd": os.getcwd(), "data": data.said, **provenance()}
             self._shared[key] = _Shared(encoder, data, features, about)
         return self._shared[key]
+
+    @staticmethod
+    def _encode(config: DictConfig, features: FrozenFeatures) -> None:
+        """Fill the store, by all cores: other processes of the sweep wait for it, and trials have one core each."""
+        stages = [stage for stage in (config.approach.get("stages") or {}).values() if stage.epochs > 0]
+        views = max([stage.views for stage in stages], default=1)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(available_cores())
+        features.encoder.frozen_dtype = machine.frozen_dtype(config.trainer.frozen_precision)
+        features.image("train", views=views)
+        torch.set_num_threads(threads)
 
 
 def _leave(
