@@ -49,6 +49,7 @@ def at_once(*overrides: str) -> int:
     return int(last.partition("=")[2])
 
 
+@pytest.mark.slow
 def test_jobs_beside_each_other_end_as_they_do_one_after_the_other(clipkit: Command) -> None:
     line = ("train", "-m", *SHORT, "seed=5", "backbone.image.name=test_efficientnet,resnet1001")
     beside = clipkit(*line, "hydra.sweep.dir=beside", JOBLIB, "hydra.launcher.n_jobs=2")
@@ -68,6 +69,7 @@ def test_jobs_beside_each_other_end_as_they_do_one_after_the_other(clipkit: Comm
     assert "stage towers" in (clipkit.folder / "beside/0/logs/output.log").read_text()
 
 
+@pytest.mark.slow
 def test_jobs_that_are_told_to_stop_save_and_the_rest_never_begins(clipkit: Command) -> None:
     sweep, epochs = clipkit.folder / "sweep", "approach.stages.towers.epochs=500"
     line = ("-m", *TINY, epochs, "seed=0,1", "hydra.sweep.dir=sweep", JOBLIB, "hydra.launcher.n_jobs=1")

@@ -376,7 +376,8 @@ def validations(folder: Path, stage: str) -> list[int]:
     return [int(row["step"]) for row in rows]
 
 
-@pytest.mark.parametrize("approach", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("approach", ["mlp", *OTHERS])
 def test_p0_runs(clipkit: Command, tmp_path: Path, approach: str) -> None:
     root = write_classes(tmp_path / "classes")
     about, metrics, _ = ran(
@@ -409,6 +410,7 @@ def test_p1_runs_and_validates_every_quarter_epoch(clipkit: Command, tmp_path: P
     assert about["score"] == pytest.approx(min(float(row["value"]) for row in rows))  # not only of ends of epochs
 
 
+@pytest.mark.slow
 def test_p2_runs(clipkit: Command, tmp_path: Path) -> None:
     write_flickr8k(tmp_path / "flickr8k")
     _, metrics, said = ran(

@@ -44,6 +44,7 @@ def changed(tiny_run: Path, tmp_path: Path) -> Change:
     return change
 
 
+@pytest.mark.slow
 def test_a_repeated_run_has_the_same_numbers(clipkit: Command, tiny_run: Path) -> None:
     done = clipkit("repeat", f"run={tiny_run}", "name=again")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -56,6 +57,7 @@ def test_a_repeated_run_has_the_same_numbers(clipkit: Command, tiny_run: Path) -
     assert again["recipe"] == before["recipe"]
 
 
+@pytest.mark.slow
 def test_numbers_that_differ_are_listed_with_what_is_not_as_it_was(clipkit: Command, changed: Change) -> None:
     """One epoch instead of three is what this version gives otherwise; one number is another than then."""
     versions = {"torch": "1.0"}
@@ -78,6 +80,7 @@ def test_numbers_that_differ_are_listed_with_what_is_not_as_it_was(clipkit: Comm
     assert about["differences"] == {k: [then[k], now[k]] for k in then if then[k] != now[k]}
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_repeated_from_where_it_was_started(clipkit: Command, tiny_run: Path) -> None:
     shutil.copytree(tiny_run, clipkit.folder / "a, b")
     line = ("model=a, b", "data=synthetic", "data.num_images=160", "evaluators=[retrieval]", "name=it's one")
@@ -208,6 +211,7 @@ def test_what_this_version_cannot_start_is_refused(changed: Change) -> None:
         plan(Recorded(before.folder, "train", before.about, outside, {}), cache_dir=None)
 
 
+@pytest.mark.slow
 def test_a_mistake_is_one_message(clipkit: Command, changed: Change) -> None:
     done = clipkit("repeat", f"run={changed(overrides=['data=folder', 'data.root=gone'])}")
     assert done.returncode == 2

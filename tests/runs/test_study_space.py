@@ -88,6 +88,7 @@ def test_what_the_command_line_gives_is_fixed() -> None:
     assert {"optimizer.lr=1e-3", "data.shots=4"} <= set(plan.base)
 
 
+@pytest.mark.slow
 def test_a_trial_has_the_keys_of_its_own_approach_alone() -> None:
     keys = {approach: {one.key for one in planned(f"approach={approach}").present} for approach in ("mlp", "aamp_mlp")}
     assert keys["aamp_mlp"] - keys["mlp"] == {"approach.margin", "approach.scale"}
@@ -135,6 +136,7 @@ def test_directions() -> None:
     assert read[-1].metric == "val/top1"
 
 
+@pytest.mark.slow
 def test_sweeps_of_the_same_recipe_are_told_from_others() -> None:
     same = [planned("optimizer.lr=1e-3", "data.shots=4"), planned("data.shots=4", "optimizer.lr=1e-3")]
     others = [

@@ -100,6 +100,7 @@ def test_the_best_configuration_is_an_experiment_that_gives_the_same_numbers(swe
     assert (swept.folder / "outputs/train/best/metrics.json").read_text() == (folder / "metrics.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_is_shown_and_a_longer_one_keeps_its_trials(swept: Command, aligned: str) -> None:
     shutil.copytree(swept.folder / "outputs/sweep/x", swept.folder / "outputs/sweep/longer")
     folder = swept.folder / "outputs/sweep/longer"
@@ -119,6 +120,7 @@ def test_a_finished_sweep_is_shown_and_a_longer_one_keeps_its_trials(swept: Comm
     assert all(path.stat().st_mtime_ns == before[path] for path in kept)
 
 
+@pytest.mark.slow
 def test_what_cannot_go_on_is_refused_and_nothing_is_touched(swept: Command, aligned: str) -> None:
     folder = swept.folder / "outputs/sweep/x"
     line = (*ON, aligned, "sweep.trials=9", "sweep.processes=1", "sweep.pruner=none", "name=x")
@@ -169,6 +171,7 @@ def test_a_database_that_cannot_be_used_is_named_and_left_alone(swept: Command, 
     assert len(list((folder / "trials").iterdir())) == 8
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study_and_make_exactly_as_many_as_asked(clipkit: Command, aligned: str) -> None:
     line = (*ON, aligned, "sweep.trials=14", "sweep.processes=1", "name=both", "resume=auto")
     others = [clipkit.start("sweep", *line) for _ in range(2)]
@@ -215,6 +218,7 @@ def same_as_undisturbed(clipkit: Command, aligned: str, *, kills: int, trials: i
         assert [(trial.params, trial.values) for trial in found] == [(trial.params, trial.values) for trial in calm]
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_ends_as_one_that_was_not(clipkit: Command, aligned: str) -> None:
     same_as_undisturbed(clipkit, aligned, kills=1, trials=9, processes=1)
 

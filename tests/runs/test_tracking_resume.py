@@ -48,6 +48,7 @@ def points(folder: Path) -> set[tuple[str, int, float]]:
     return {(name, int(step), float(value)) for _, _, step, name, value in rows if value}
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_is_resumed_is_one_run_without_gaps_or_steps_back(clipkit: Command) -> None:
     process, folder = start_until(clipkit, 20)
     os.kill(process.pid, signal.SIGKILL)

@@ -100,6 +100,7 @@ def test_with_a_service_that_is_not_itself(tmp_path: Path, status: int, body: by
         assert why in begin(tmp_path, url)
 
 
+@pytest.mark.slow
 def test_with_a_service_that_never_answers(tmp_path: Path) -> None:
     with service(200, hold=threading.Event()) as url:
         assert "cannot be reached (ReadTimeout)" in begin(tmp_path, url)

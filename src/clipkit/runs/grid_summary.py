@@ -23,6 +23,7 @@ __all__ = ["Grid", "GridJob", "read_jobs"]
 MAIN = ("top1", "i2t_recall@1")
 SUBSETS = ("seen", "unseen")
 COLUMNS = 3  # numbers beside each other
+WIDE = 48  # characters of what was asked for that stay in one line
 PLACE = ("hydra.sweep.dir", "resume", "overwrite")
 STYLES = {"finished": "green", "failed": "red", "interrupted": "yellow"}
 
@@ -88,13 +89,13 @@ def _show(jobs: Sequence[GridJob], folder: Path, planned: int) -> None:
     columns = _columns(jobs)
     table = Table(title="Runs of this multirun", title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("run", no_wrap=True)
-    table.add_column("asked for", overflow="fold")
+    asked = [" ".join(unquoted(text) for text in job.overrides if text not in common) for job in jobs]
+    table.add_column("asked for", overflow="fold", min_width=min(WIDE, max(map(len, asked), default=0)))
     table.add_column("status", no_wrap=True)
     for name in columns:
         place, _, what = name.rpartition("/")
         table.add_column(f"{readable(what)}\n{place}" if place else name, justify="right", no_wrap=True)
-    for job in jobs:
-        own = " ".join(unquoted(text) for text in job.overrides if text not in common)
+    for job, own in zip(jobs, asked, strict=True):
         values: dict[str, Any] = {**job.metrics, "validation score": job.score}
         cells = ["–" if values.get(name) is None else f"{values[name]:.3f}" for name in columns]
         table.add_row(as_text(job.name), as_text(own), as_text(job.status, STYLES.get(job.status, "")), *cells)
