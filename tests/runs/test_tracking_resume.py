@@ -57,6 +57,7 @@ def test_a_killed_run_that_is_resumed_is_one_run_without_gaps_or_steps_back(clip
     done = clipkit("train", f"resume={folder}")
     assert done.returncode == 0, done.stderr
 
+    assert "no longer" not in done.stdout, done.stdout
     before, after = offline_folders(folder)
     assert identity in before.name
     assert run_record(after).run_id == identity == json.loads((folder / "run.json").read_text())["wandb_id"]

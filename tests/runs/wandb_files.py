@@ -34,7 +34,10 @@ def records(folder: Path) -> Iterator[Record]:
             continue
         checksum, length, kind = struct.unpack("<IHB", data[place : place + HEADER])
         body = data[place + HEADER : place + HEADER + length]
-        if kind == 0 or len(body) < length:
+        if kind == 0:  # the rest of this block is empty
+            place += left
+            continue
+        if len(body) < length:
             return
         assert zlib.crc32(bytes([kind]) + body) == checksum
         pieces += body
