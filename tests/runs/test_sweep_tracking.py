@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from wandb_files import history, metric_axes, offline_folders, run_record, summary
 
-from clipkit.runs.sweep_tracking import SweepTracking
+from clipkit.runs.sweep_tracking import Ended, SweepTracking
 
 BOTH = [
     {"_target_": "clipkit.runs.tensorboard_tracking.TensorBoardTracker"},
@@ -30,9 +30,9 @@ TRIALS: list[dict[str, Any]] = [
 def follow(folder: Path, loggers: list[Any], trials: list[Any], *, before: list[Any] | None = None) -> None:
     config = OmegaConf.create({"seed": 0, "logger": {"loggers": loggers, "job_type": "trial"}})
     objectives = {"val/loss": "minimize", "val/top1": "maximize"}
-    tracking = SweepTracking(config, folder, "my_sweep", objectives, before=before or [])
+    tracking = SweepTracking(config, folder, "my_sweep", objectives, before=[Ended(**t) for t in before or []])
     for trial in trials:
-        tracking.trial(**trial)
+        tracking.trial(Ended(**trial))
     table = pd.DataFrame([{"number": t["number"], **t["params"]} for t in TRIALS])
     tracking.close({"progress": Figure()}, table)
 

@@ -9,12 +9,27 @@ from typing import Any
 import pandas as pd
 from pytorch_lightning.loggers.logger import Logger
 
-__all__ = ["MetricsFile", "on_one_axis", "read_metrics"]
+__all__ = ["MetricsFile", "NamelessLogger", "on_one_axis", "read_metrics"]
 
 COLUMNS = ("stage", "epoch", "step", "name", "value")
 
 
-class MetricsFile(Logger):
+class NamelessLogger(Logger):
+    """Lightning's logger interface for what belongs to a run's folder, and knows the configuration already."""
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """It has been told, or `config.yaml` holds them."""
+
+
+class MetricsFile(NamelessLogger):
     """Lightning's logger interface over one append-only file. Steps are counted within each stage.
 
     Args:
@@ -32,14 +47,6 @@ class MetricsFile(Logger):
         self.stage = ""
         self.offset = self.at = 0
         self._rows: list[tuple[Any, ...]] = []
-
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
 
     def begin(self, stage: str, step: int) -> None:
         """Start (or resume) a stage at a step: rows that a resumed run would write again are removed."""
@@ -70,9 +77,6 @@ class MetricsFile(Logger):
                 self._rows.append((self.stage, epoch, step, name, repr(float(value))))
         if len(self._rows) > 500:
             self.flush()
-
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """`config.yaml` holds them."""
 
     def save(self) -> None:
         self.flush()

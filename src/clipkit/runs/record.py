@@ -31,6 +31,7 @@ __all__ = [
     "Run",
     "alone_in",
     "choices",
+    "how_begun",
     "mark_failed",
     "open_run",
     "read_json",
@@ -88,19 +89,9 @@ class Run:
         overrides = [text for text in overrides if text.partition("=")[0] not in ("resume", "overwrite")]
         known = HydraConfig.initialized()  # a launcher runs jobs under a command line of its own
         command = HydraConfig.get().job.config_name if known else Path(sys.argv[0]).stem
-        self.about |= {
-            "status": "running",
-            "process": os.getpid(),
-            "overrides": overrides,
-            "command": " ".join(["python", "-m", f"clipkit.{command}", *overrides]),
-            "cwd": os.getcwd(),  # what relative paths on the command line are meant from
-            "choices": choices() if known else {},
-            "recipe": recipe_of(plain),
-            "seed": config.seed,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "processes": ranks.ranks(),
-            **provenance(),
-        }
+        self.about |= {"status": "running", "process": os.getpid()}
+        self.about |= how_begun(command, overrides, plain, chosen=choices() if known else {})
+        self.about |= provenance()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
@@ -208,6 +199,29 @@ class _Reader(Run):
         self.folder, self.started, self.writes, self._lock = folder, time.time(), False, None
         self.finished = about.pop("finished")
         self.about = about
+
+
+def how_begun(
+    command: str | None, overrides: Sequence[str], config: Mapping[Any, Any], *, chosen: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `run.json` says of a run that begins now: its command line, and what that was composed to.
+
+    Args:
+        command: its name.
+        overrides: the command line.
+        config: resolved.
+        chosen: the options of the configuration groups.
+    """
+    return {
+        "overrides": list(overrides),
+        "command": " ".join(["python", "-m", f"clipkit.{command}", *overrides]),
+        "cwd": os.getcwd(),  # what relative paths on the command line are meant from
+        "choices": dict(chosen),
+        "recipe": recipe_of(config),
+        "seed": config["seed"],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "processes": ranks.ranks(),
+    }
 
 
 def choices() -> dict[str, Any]:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 
 from clipkit.runs.study_plan import Plan
-from clipkit.runs.sweep_tracking import SweepTracking
+from clipkit.runs.sweep_tracking import Ended, SweepTracking
 
 __all__ = ["Following"]
 
@@ -35,9 +35,8 @@ class Following:
 
     def trial(self, number: int, record: Mapping[str, Any]) -> None:
         """One has ended; `record` as a worker tells it."""
-        self._open().trial(
-            number, record["params"], self._named(record["values"]), record["state"], float(record["seconds"])
-        )
+        named = self._named(record["values"])
+        self._open().trial(Ended(number, record["params"], named, record["state"], float(record["seconds"])))
 
     def close(
         self, status: str, figures: Mapping[str, Figure] | None = None, table: pd.DataFrame | None = None
@@ -55,13 +54,13 @@ class Following:
         if self._tracking is None:
             folder = Path(self.config.run_dir)
             ended = [
-                {
-                    "number": trial.number,
-                    "params": trial.params,
-                    "values": self._named(trial.values) if trial.state is TrialState.COMPLETE else None,
-                    "status": STATES[trial.state],
-                    "seconds": trial.duration.total_seconds() if trial.duration is not None else 0.0,
-                }
+                Ended(
+                    trial.number,
+                    trial.params,
+                    self._named(trial.values) if trial.state is TrialState.COMPLETE else None,
+                    STATES[trial.state],
+                    trial.duration.total_seconds() if trial.duration is not None else 0.0,
+                )
                 for trial in self.before
                 if trial.state in STATES
             ]

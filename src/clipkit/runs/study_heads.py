@@ -7,7 +7,6 @@ trials (towers, data, stored features, texts) is made once.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +28,7 @@ from clipkit.models.dual_encoder import DualEncoder
 from clipkit.runs import build, machine
 from clipkit.runs.progress import ProgressReporter
 from clipkit.runs.provenance import provenance
-from clipkit.runs.recipe import recipe_of
-from clipkit.runs.record import write_json
+from clipkit.runs.record import how_begun, write_json
 from clipkit.runs.results import choose_evaluators, choose_split
 from clipkit.runs.validation import validation_scores
 
@@ -85,20 +83,11 @@ class Heads:
             The metrics.
         """
         started = time.time()
-        record = {
-            "status": "finished",
-            "overrides": list(overrides),
-            "command": " ".join(["python", "-m", "clipkit.train", *overrides]),
-            "choices": dict(choices),
-            "seed": config.seed,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "processes": 1,
-        }
         with open_dict(config):
             config.run_dir = str(folder)
         plain = OmegaConf.to_container(config, resolve=True)
         assert isinstance(plain, dict)
-        record["recipe"] = recipe_of(plain)
+        record = {"status": "finished", **how_begun("train", overrides, plain, chosen=choices)}
         metrics: dict[str, float] = {}
         tables: dict[str, Any] = {}
         try:
@@ -158,8 +147,7 @@ class Heads:
             store = FeatureStore(f"{config.cache_dir}/features")
             features = FrozenFeatures(encoder, data, store, on_progress=progress, keep=True)
             self._encode(config, features)
-            about = {"cwd": os.getcwd(), "data": data.said, **provenance()}
-            self._shared[key] = _Shared(encoder, data, features, about)
+            self._shared[key] = _Shared(encoder, data, features, {"data": data.said, **provenance()})
         return self._shared[key]
 
     @staticmethod

@@ -26,7 +26,7 @@ from clipkit.runs.validate import check_command_line
 __all__ = ["Objective", "Plan", "read_plan", "suits_heads", "written"]
 
 SMALLER = ("loss", "rank", "error", "seconds", "weights")  # how the names end of what is to be minimized
-OF_THE_SWEEP = ("sweep", "name", "resume", "overwrite", "hydra.run.dir", "report", "logger")
+OF_THE_SWEEP = ("sweep", "name", "resume", "overwrite", "report", "logger")
 SHARED = ("classifying", "contrastive_finetune")  # what several approaches have
 GROUPS_OF_STAGES = ("optimizer", "scheduler")
 TRIED = 8  # combinations whose values are tried
@@ -80,31 +80,40 @@ class Plan:
     def _configs(self) -> dict[tuple[str, ...], DictConfig]:
         return {}
 
+    @cached_property
+    def _resolved(self) -> dict[tuple[str, ...], DictConfig]:
+        return {}
+
     def config(self, chosen: Sequence[str]) -> DictConfig:
         """The training configuration of these options of groups, before any other parameter. Not to be changed."""
         key = tuple(chosen)
         if key not in self._configs:
-            plain = compose_config("train", [*(text for text in self.base if "*" not in key_of(text)), *key])
-            self._configs[key] = plain
+            self._configs[key] = compose_config("train", [*self.plain_base, *key])
         return self._configs[key]
+
+    def tried(self, chosen: Sequence[str], turn: int) -> list[str]:
+        """The command line of a trial with these options of groups, and each parameter at its end number `turn`."""
+        params = {one.key: one.ends[min(turn, len(one.ends) - 1)] for one in self.parameters if one not in self.groups}
+        return [*self.plain_base, *chosen, *self.overrides(params, self.config(chosen))]
+
+    def resolved(self, line: Sequence[str]) -> DictConfig:
+        """The configuration of a trial's command line, with its stages. Not to be changed."""
+        key = tuple(line)
+        if key not in self._resolved:
+            config = compose_config("train", line)
+            resolve_stages(config, line)
+            self._resolved[key] = config
+        return self._resolved[key]
 
     @cached_property
     def of_heads(self) -> list[bool]:
         """Whether trials are heads on stored features, for each combination of groups, at its first values."""
-        found = []
-        for chosen in self.combinations():
-            config = self.config(chosen).copy()
-            params = {one.key: one.ends[0] for one in self.parameters if one not in self.groups}
-            line = [*self.plain_base, *chosen, *self.overrides(params, config)]
-            composed = compose_config("train", line)
-            resolve_stages(composed, line)
-            found.append(suits_heads(composed))
-        return found
+        return [suits_heads(self.resolved(self.tried(chosen, 0))) for chosen in self.combinations]
 
     @cached_property
     def present(self) -> list[Parameter]:
         """The parameters that some combination of groups has."""
-        configs = [self.config(chosen) for chosen in self.combinations()]
+        configs = [self.config(chosen) for chosen in self.combinations]
         return [one for one in self.parameters if one in self.groups or any(expanded(one.key, c) for c in configs)]
 
     def draw(self, sample: Callable[[Sequence[Parameter]], dict[str, Value]]) -> dict[str, Value]:
@@ -142,6 +151,7 @@ class Plan:
         judged = {one.metric: one.direction for one in self.objectives}
         return json.dumps({"base": sorted(self.base), "space": space, "objectives": judged}, sort_keys=True)
 
+    @cached_property
     def combinations(self) -> list[list[str]]:
         """Every choice of the groups' options, at most 64 of them."""
         options = [[written(one.key, value) for value in one.ends] for one in self.groups]
@@ -154,9 +164,8 @@ def read_plan(config: DictConfig, overrides: Sequence[str]) -> Plan:
     Raises:
         UserError: nothing to search or to judge by, or a mistake in the space.
     """
-    own = [
-        text for text in overrides if key_of(text).split(".")[0] not in OF_THE_SWEEP and key_of(text) != "hydra.run.dir"
-    ]
+    own = [text for text in overrides if key_of(text).split(".")[0] not in OF_THE_SWEEP]
+    own = [text for text in own if key_of(text) != "hydra.run.dir"]
     given = {key_of(text) for text in own}
     base = [text for text in config.sweep.base if key_of(text) not in given]
     space = OmegaConf.to_container(config.sweep.space, resolve=True)
@@ -184,17 +193,14 @@ def check_values(plan: Plan) -> None:
     """
     encoder = build_encoder(compose_config("train", ["backbone=tiny"]))
     encoder.aligned = True
-    for chosen in plan.combinations()[:TRIED]:
+    for chosen in plan.combinations[:TRIED]:
         config = plan.config(chosen)
         own = [one for one in plan.parameters if one not in plan.groups and expanded(one.key, config)]
         for turn in range(max((len(one.ends) for one in own), default=1)):
-            params = {one.key: one.ends[min(turn, len(one.ends) - 1)] for one in own}
-            line = [*plan.plain_base, *chosen, *plan.overrides(params, config)]
+            line = plan.tried(chosen, turn)
             try:
                 check_command_line("train", line)
-                tried = compose_config("train", line)
-                resolve_stages(tried, line)
-                build_approach(tried, encoder, of_this_tower=False)
+                build_approach(plan.resolved(line), encoder, of_this_tower=False)
             except UserError as error:
                 raise UserError(f"sweep.space holds values that cannot be: {error}") from None
             except ValueError as error:  # torch's own words, of an optimiser
@@ -210,16 +216,16 @@ def _check_keys(plan: Plan) -> None:
                 near = get_close_matches(str(value), options, n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
                 raise UserError(f"sweep.space.{one.key}: no {value}; {hint}choose from {', '.join(options)}")
-    configs = [plan.config(chosen) for chosen in plan.combinations()]
+    configs = [plan.config(chosen) for chosen in plan.combinations]
     known = sorted({key for config in configs for key in all_keys(config)} | set(groups()))
     for one in plan.parameters:
-        if one in plan.groups or any(expanded(one.key, config) for config in configs):
+        if one in plan.present:
             continue
         if _belongs_elsewhere(one.key) or any(_idle(one.key, config) for config in configs):
             continue  # of another approach than the chosen one
         near = get_close_matches(one.key, known, n=1, cutoff=0.5)
         raise UserError(f"sweep.space: there is no key {one.key}{f'; did you mean {near[0]}?' if near else ''}")
-    if not any(one in plan.groups or any(expanded(one.key, c) for c in configs) for one in plan.parameters):
+    if not plan.present:
         raise UserError("the space is empty: this approach has none of its keys that the command line leaves open")
 
 

@@ -20,7 +20,7 @@ from clipkit.runs.command_line import unquoted
 from clipkit.runs.study_heads import ALONE, Heads
 from clipkit.runs.study_plan import Plan, suits_heads
 from clipkit.runs.study_runs import Runs
-from clipkit.runs.study_storage import Claim, Study
+from clipkit.runs.study_storage import ERROR, Claim, Study
 from clipkit.runs.sweeps import key_of
 
 __all__ = ["Worker", "trial_folder"]
@@ -64,9 +64,11 @@ class Worker:
                 trial = self.study.claim(settings.trials)
                 if trial is None:
                     return
-                on_trial(trial.number, self._make(trial))
+                said = self._make(trial)
+                on_trial(trial.number, said)
                 self.stopped()
-                self._give_up()
+                if said["state"] == "failed":
+                    self._give_up()
         finally:
             self.runs.stop()
 
@@ -168,5 +170,5 @@ class Worker:
         trials = self.study.trials()
         failed = [one for one in trials if one.state is TrialState.FAIL]
         if len(failed) >= FAIL_AT_FIRST and len(failed) == sum(one.state.is_finished() for one in trials):
-            reason = failed[-1].user_attrs.get("clipkit_error", "")
+            reason = failed[-1].user_attrs.get(ERROR, "")
             raise UserError(f"the first {len(failed)} trials have all failed; the last one said: {reason}")

@@ -7,7 +7,7 @@ Used by: clipkit.sweep
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -17,9 +17,22 @@ from clipkit.runs.build import build_loggers
 from clipkit.runs.record import read_json, write_json
 from clipkit.runs.tracking import Findings, Followed, Other, Row, Tracker, new_id
 
-__all__ = ["SweepTracking"]
+__all__ = ["Ended", "SweepTracking"]
 
 STATUSES = {"finished": 0, "complete": 0, "pruned": 1, "failed": 2}  # as they are drawn
+
+
+class Ended(NamedTuple):
+    """A trial that has ended: finished (or complete), pruned or failed, after so many seconds.
+
+    `values` is None, or lacks some, where it has failed or was pruned.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    values: Mapping[str, float] | None
+    status: str
+    seconds: float
 
 
 class SweepTracking:
@@ -33,7 +46,7 @@ class SweepTracking:
         folder: of the sweep; `tracking.json` there keeps the id under which it is continued.
         name: of the sweep; also the group that its trials share.
         objectives: the names of the values, each with "maximize" or "minimize".
-        before: when the sweep is continued, its trials so far, each as the arguments of `trial`.
+        before: when the sweep is continued, its trials so far.
     """
 
     def __init__(
@@ -43,7 +56,7 @@ class SweepTracking:
         name: str,
         objectives: Mapping[str, str],
         *,
-        before: Sequence[Mapping[str, Any]] = (),
+        before: Sequence[Ended] = (),
     ) -> None:
         wrong = {way for way in objectives.values() if way not in ("maximize", "minimize")}
         if wrong:
@@ -70,20 +83,13 @@ class SweepTracking:
             config={**{str(key): value for key, value in plain.items()}, "objectives": self.objectives},
             axis="trial",
         )
-        rows = [self._row(**trial) for trial in before]
+        rows = [self._row(trial) for trial in before]
         for tracker in self._trackers:
             tracker.open(followed, resumed_at=self._next if rows or known else None, before=rows)
 
-    def trial(
-        self,
-        number: int,
-        params: Mapping[str, Any],
-        values: Mapping[str, float] | None,
-        status: str,
-        seconds: float,
-    ) -> None:
-        """A trial has ended; `values` is None, or lacks some, where it has failed or was pruned."""
-        row = self._row(number, params, values, status, seconds)
+    def trial(self, ended: Ended) -> None:
+        """One more has ended."""
+        row = self._row(ended)
         for tracker in self._trackers:
             tracker.log_row(row)
             tracker.save()
@@ -106,26 +112,19 @@ class SweepTracking:
             tracker.close(status)
         self._trackers = []
 
-    def _row(
-        self,
-        number: int,
-        params: Mapping[str, Any],
-        values: Mapping[str, float] | None,
-        status: str,
-        seconds: float,
-    ) -> Row:
+    def _row(self, ended: Ended) -> Row:
         """Trials that run at once end in any order: one that ends late stands behind those that have ended before."""
-        found = {name: float(value) for name, value in (values or {}).items()}
+        found = {name: float(value) for name, value in (ended.values or {}).items()}
         for name, way in self.objectives.items():
-            if name in found and STATUSES[status] == 0:
+            if name in found and STATUSES[ended.status] == 0:
                 choose = max if way == "maximize" else min
                 self._best[name] = choose(found[name], self._best.get(name, found[name]))
         numbers = {
             f"params/{name}": float(value)
-            for name, value in params.items()
+            for name, value in ended.params.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
         best = {f"best/{name}": value for name, value in self._best.items()}
         at, self._next = self._next, self._next + 1
-        more = {"status": STATUSES[status], "seconds": seconds, "number": number}
+        more = {"status": STATUSES[ended.status], "seconds": ended.seconds, "number": ended.number}
         return Row(at, {**numbers, **found, **best, **more})

@@ -7,7 +7,6 @@ Used by: clipkit.runs.training, clipkit.runs.results, clipkit.runs.sweep_trackin
 """
 
 from abc import ABC, abstractmethod
-from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from clipkit.evaluation import Result
 from clipkit.models.model import Model
 from clipkit.runs.build import build_loggers
 from clipkit.runs.examples import Examples, examples_of
-from clipkit.runs.metrics_file import MetricsFile, on_one_axis, read_metrics
+from clipkit.runs.metrics_file import MetricsFile, NamelessLogger, on_one_axis, read_metrics
 from clipkit.runs.record import Run
 
 __all__ = ["Findings", "Followed", "Other", "Row", "Tracker", "open_trackers", "smaller_is_better", "tell"]
@@ -75,7 +74,7 @@ class Findings:
     model: Path | None = None
 
 
-class Tracker(Logger, ABC):
+class Tracker(NamelessLogger, ABC):
     """Lightning's logger interface, and the ends of a run. A subclass is made before it is known what it will follow.
 
     Attributes:
@@ -108,21 +107,10 @@ class Tracker(Logger, ABC):
         """The next stage, the number-th, begins at this place of the axis."""
         self.stage, self.offset = number, offset
 
-    @property
-    def name(self) -> str:
-        return ""
-
-    @property
-    def version(self) -> str:
-        return ""
-
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Lightning's own call, with the step counted within the stage."""
         if step is not None:
             self.log_row(Row(self.offset + step, {**metrics, "stage": self.stage}))
-
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """`open` has told them."""
 
 
 class Other(Tracker):
