@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,35 +116,75 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
         FeatureStore(tmp_path / "file" / "features").get(KEY, VALUES.shape, Encoder())
 
 
-@pytest.mark.parametrize("damaged", [False, True], ids=["absent before", "damaged before"])
-def test_two_processes_at_once_leave_one_valid_entry(tmp_path: Path, damaged: bool) -> None:
-    code = """
+TWO_AT_ONCE = """
 import os, sys, time
 from pathlib import Path
+import filelock
 import numpy as np
 from clipkit.features import FeatureStore
-root = Path(sys.argv[1])
-def encode():
-    yield np.full((3, 4), 1, np.float32)
-    (root / f"{os.getpid()}.started").touch()
+root, several = Path(sys.argv[1]), int(sys.argv[2])
+if several == 2:  # a disk that knows no locks
+    def acquire(self, *given, **said):
+        raise NotImplementedError
+    filelock.FileLock.acquire = acquire
+def until(name, many):
     end = time.monotonic() + 60
-    while len(list(root.glob("*.started"))) < 2 and time.monotonic() < end:  # both are in the middle
+    while len(list(root.glob(f"*.{name}"))) < many and time.monotonic() < end:
         time.sleep(0.01)
+def encode():
+    (root / f"{os.getpid()}.started").touch()
+    yield np.full((3, 4), 1, np.float32)
+    until("here", 2)
+    until("started", several)  # who computes is in the middle
+    time.sleep(0.2)
     yield np.full((3, 4), 2, np.float32)
+(root / f"{os.getpid()}.here").touch()
 print(FeatureStore(root / "features").get({"a": 1}, (6, 4), encode).sum())
 """
+
+
+def started(root: Path) -> list[str]:
+    return [path.stem for path in root.glob("*.started")]
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["absent before", "damaged before"])
+@pytest.mark.parametrize("several", [1, 2], ids=["the other waits", "both compute without locks"])
+def test_two_processes_at_once_leave_one_valid_entry(tmp_path: Path, damaged: bool, several: int) -> None:
     if damaged:
         store = FeatureStore(tmp_path / "features")
         store.get({"a": 1}, (6, 4), lambda: [np.zeros((6, 4), np.float32)])
         next(store.root.glob("*/array.npy")).write_bytes(b"torn")
-    line = [sys.executable, "-c", code, str(tmp_path)]
+    line = [sys.executable, "-c", TWO_AT_ONCE, str(tmp_path), str(several)]
     both = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
         out, err = process.communicate(timeout=90)
         assert process.returncode == 0, err
         assert float(out) == 36
-    assert len(list(tmp_path.glob("*.started"))) == 2
+    assert len(started(tmp_path)) == several
     assert len(left_behind(tmp_path / "features")) == 1
+
+
+def test_who_waits_goes_on_when_the_other_is_killed(tmp_path: Path) -> None:
+    line = [sys.executable, "-c", TWO_AT_ONCE, str(tmp_path)]
+    first = subprocess.Popen([*line, "9"], stdout=subprocess.PIPE)  # stays in the middle
+    until(lambda: len(started(tmp_path)) == 1)
+    second = subprocess.Popen([*line, "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until(lambda: len(list(tmp_path.glob("*.here"))) == 2)
+    time.sleep(0.3)
+    assert len(started(tmp_path)) == 1  # it waits
+    first.kill()
+    first.communicate()
+    out, err = second.communicate(timeout=90)
+    assert second.returncode == 0, err
+    assert float(out) == 36
+    assert len(started(tmp_path)) == 2
+
+
+def until(seen: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not seen() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert seen()
 
 
 LEAD = (2, 3)

@@ -4,6 +4,7 @@ import optuna
 import pytest
 
 from clipkit.errors import UserError
+from clipkit.runs.command_line import prepare
 from clipkit.runs.compose import compose_config
 from clipkit.runs.study_drawing import Drawing
 from clipkit.runs.study_plan import Objective, Plan, read_plan
@@ -86,6 +87,21 @@ def test_what_the_command_line_gives_is_fixed() -> None:
     plan = planned("optimizer.lr=1e-3", "data.shots=4")
     assert "optimizer.lr" not in [one.key for one in plan.parameters]
     assert {"optimizer.lr=1e-3", "data.shots=4"} <= set(plan.base)
+
+
+def test_the_command_line_replaces_a_range_by_a_list_and_a_list_by_a_range() -> None:
+    said = (
+        "sweep.space.approach.label_smoothing=[0.0,0.1]",
+        "sweep.space.data.batch_size={low: 16, high: 64, step: 16}",
+        "sweep.space.optimizer.lr={high: 1e-2}",  # of a range, only what is said
+        "sweep.space.optimizer.weight_decay=null",
+    )
+    line = prepare("sweep", ["sweep=few_shot", "approach=mlp", *said], multirun=False)
+    found = {one.key: one for one in read_plan(compose_config("sweep", line), line).parameters}
+    assert found["approach.label_smoothing"] == Parameter("approach.label_smoothing", choices=(0.0, 0.1))
+    assert found["data.batch_size"] == Parameter("data.batch_size", 16, 64, step=16)
+    assert found["optimizer.lr"] == Parameter("optimizer.lr", 1e-4, 1e-2, True)
+    assert "optimizer.weight_decay" not in found
 
 
 @pytest.mark.slow
