@@ -22,6 +22,7 @@ def main(config: DictConfig) -> None:
 
     from clipkit.runs import machine, study_end, study_host
     from clipkit.runs.progress import as_typed, console
+    from clipkit.runs.study_following import Following
     from clipkit.runs.study_plan import read_plan
     from clipkit.runs.study_storage import open_study
 
@@ -40,17 +41,17 @@ def main(config: DictConfig) -> None:
     stopping.watch()
     if run is None or run.finished:
         if run is None:
-            study_host.make_trials(plan, config, processes=processes, stopping=stopping, following=False)
+            study_host.make_trials(plan, config, processes=processes, stopping=stopping, following=None)
         study = open_study(folder, plan, config.sweep, seed=config.seed)
         rows = study_end.table_of(plan, study, study.trials())
     else:
-        with run.recording():
-            followed = study_host.make_trials(plan, config, processes=processes, stopping=stopping)
+        with run.recording(), Following(config, plan) as following:
+            study_host.make_trials(plan, config, processes=processes, stopping=stopping, following=following)
             study = open_study(folder, plan, config.sweep, seed=config.seed)
             run.note_cost()
             run.note(trials=study.counts()[0])
             rows, figures = study_end.leave(run, plan, study, config, title=title)
-            followed.close("finished", figures, rows)
+            following.close("finished", figures, rows)
             run.finish()
     study_end.show(plan, study, rows, title=title, took=f"{time.time() - started:.0f} s")
 

@@ -19,6 +19,7 @@ import yaml
 from clipkit.models.folder import save_model
 from conftest import Command
 from galleries import small_model
+from wandb_files import offline_folders, summary
 
 ON = ("sweep=few_shot", "approach=aamp_mlp", "data=synthetic", "data.num_images=160", "data.shots=8", "trainer=cpu",
       "backbone=checkpoint", "approach.stages.head.epochs=6", "sweep.startup_trials=4")  # fmt: skip
@@ -231,7 +232,8 @@ def test_five_kills_lose_and_repeat_nothing(clipkit: Command, aligned: str, proc
 
 @pytest.mark.slow
 def test_told_to_stop_it_says_how_to_go_on(clipkit: Command, aligned: str) -> None:
-    process = clipkit.start("sweep", *ON, aligned, "sweep.trials=500", "sweep.processes=1", "name=long")
+    line = (*ON, aligned, "sweep.trials=500", "sweep.processes=1", "name=long", "logger=wandb")
+    process = clipkit.start("sweep", *line)
     folder = clipkit.folder / "outputs/sweep/long"
     while process.poll() is None and len(list(folder.glob("trials/*/run.json"))) < 2:
         time.sleep(0.01)
@@ -240,6 +242,7 @@ def test_told_to_stop_it_says_how_to_go_on(clipkit: Command, aligned: str) -> No
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "python -m clipkit.sweep resume=outputs/sweep/long" in output
     assert said(folder / "run.json")["status"] == "interrupted"
+    assert summary(offline_folders(folder)[0])["status"] == "interrupted"
     done = clipkit("sweep", "resume=outputs/sweep/long", f"sweep.trials={len(study(folder)) + 1}")
     assert done.returncode == 0, done.stderr
 

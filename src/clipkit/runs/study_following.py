@@ -5,6 +5,7 @@ Used by: clipkit.sweep
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 
+from clipkit.runs.endings import Interrupted
 from clipkit.runs.study_plan import Plan
 from clipkit.runs.sweep_tracking import Ended, SweepTracking
 
@@ -21,17 +23,30 @@ STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialSta
 
 
 class Following:
-    """Hands trials on to the loggers of `config.logger`.
+    """Hands trials on to the loggers of `config.logger`; as a context, it tells them how the sweep has ended.
 
     Args:
         config: of the sweep.
         plan: its objectives name the values.
-        before: the trials that there are when this process begins.
     """
 
-    def __init__(self, config: DictConfig, plan: Plan, *, before: list[FrozenTrial]) -> None:
-        self.config, self.plan, self.before = config, plan, before
+    def __init__(self, config: DictConfig, plan: Plan) -> None:
+        self.config, self.plan = config, plan
+        self._before: list[FrozenTrial] = []
         self._tracking: SweepTracking | None = None
+
+    def __enter__(self) -> "Following":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.close("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed")
+
+    def begin(self, before: list[FrozenTrial]) -> None:
+        """There are these trials already; others follow."""
+        self._before = before
 
     def trial(self, number: int, record: Mapping[str, Any]) -> None:
         """One has ended; `record` as a worker tells it."""
@@ -61,7 +76,7 @@ class Following:
                     STATES[trial.state],
                     trial.duration.total_seconds() if trial.duration is not None else 0.0,
                 )
-                for trial in self.before
+                for trial in self._before
                 if trial.state in STATES
             ]
             ways = {one.metric: one.direction for one in self.plan.objectives}

@@ -77,16 +77,16 @@ def open_sweep(config: DictConfig, overrides: list[str], asked: int) -> Run | No
 
 
 def make_trials(
-    plan: Plan, config: DictConfig, *, processes: int, stopping: Stopping, following: bool = True
-) -> Following:
-    """Make what is left of the sweep's trials; returns who has handed them on to the loggers.
+    plan: Plan, config: DictConfig, *, processes: int, stopping: Stopping, following: Following | None
+) -> None:
+    """Make what is left of the sweep's trials.
 
     Args:
         plan: of them.
         config: of the sweep.
         processes: how many trials are made at a time.
         stopping: asked after each epoch.
-        following: whether loggers are told; a process that only helps does not tell them.
+        following: is told of the trials; a process that only helps has none.
 
     Raises:
         UserError: nothing works, or processes keep being killed.
@@ -94,15 +94,16 @@ def make_trials(
     asked = config.sweep.trials
     study = open_study(Path(config.run_dir), plan, config.sweep, seed=config.seed)
     done, _ = study.counts()
-    follower = Following(config, plan, before=list(study.trials()))
+    if following is not None:
+        following.begin(list(study.trials()))
     study.close()
     if done >= asked:
-        return follower
+        return
     with ProgressReporter().showing() as progress:
-        screen = _Screen(plan, progress, asked, done, follower=follower if following else None)
+        screen = _Screen(plan, progress, asked, done, following=following)
         if processes == 1:
             _work(plan, config, stopping, screen)
-            return follower
+            return
         began = time.monotonic()
         for _ in range(ATTEMPTS):
             _together(plan, config, min(processes, asked - done), stopping, screen)
@@ -111,7 +112,7 @@ def make_trials(
             study.close()
             minutes = config.sweep.minutes
             if done + elsewhere >= asked or (minutes is not None and time.monotonic() - began > 60 * minutes):
-                return follower
+                return
     raise UserError(f"processes of this sweep keep being killed: {done} of {asked} trials are done. Too little memory?")
 
 
@@ -200,9 +201,9 @@ class _Screen:
     """A bar of trials; a line where one is better than all before it, or has failed."""
 
     def __init__(
-        self, plan: Plan, progress: ProgressReporter, asked: int, done: int, *, follower: Following | None
+        self, plan: Plan, progress: ProgressReporter, asked: int, done: int, *, following: Following | None
     ) -> None:
-        self.follower = follower
+        self.following = following
         self.objective, self.progress, self.asked, self.done = plan.objectives[0], progress, asked, done
         self.best: float | None = None
 
@@ -217,8 +218,8 @@ class _Screen:
                 shown = ", ".join(f"{k.split('.')[-1]} {_short(v)}" for k, v in record["params"].items())
                 console.print(f"  trial {number:>4}  {self.objective.metric} {value:.4f}  {shown}", soft_wrap=True)
         self.progress("trials", self.done, self.asked)
-        if self.follower is not None:
-            self.follower.trial(number, record)
+        if self.following is not None:
+            self.following.trial(number, record)
 
 
 def _short(value: Any) -> str:
