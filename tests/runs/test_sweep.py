@@ -15,11 +15,11 @@ import optuna
 import pandas as pd
 import pytest
 import yaml
+from wandb_files import offline_folders, summary
 
 from clipkit.models.folder import save_model
 from conftest import Command
 from galleries import small_model
-from wandb_files import offline_folders, summary
 
 ON = ("sweep=few_shot", "approach=aamp_mlp", "data=synthetic", "data.num_images=160", "data.shots=8", "trainer=cpu",
       "backbone=checkpoint", "approach.stages.head.epochs=6", "sweep.startup_trials=4")  # fmt: skip
