@@ -13,6 +13,7 @@ os.environ.update(
     MPLBACKEND="agg",
     OMP_WAIT_POLICY="passive",
 )
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every command that starts cold would compile all of clipkit again
 
 import pytest
 import torch

@@ -19,13 +19,14 @@ from typing import Any
 
 LIBRARIES = (
     "torch", "pytorch_lightning", "torchmetrics", "torchvision.transforms.v2", "transformers", "timm",
-    "sklearn.metrics", "scipy.sparse", "pandas", "pyarrow.parquet", "matplotlib.figure", "hydra", "rich.progress",
+    "transformers.models.bert.modeling_bert", "sklearn.metrics", "scipy.sparse", "pandas", "pyarrow.parquet", "matplotlib.figure", "hydra",
+    "rich.progress", "PIL.JpegImagePlugin", "optuna.storages", "optuna.importance",
     "clipkit.runs.build", "clipkit.runs.training", "clipkit.runs.results", "clipkit.data.streaming_datamodule",
     "clipkit.models.model", "clipkit.models.text", "clipkit.models.image", "clipkit.approaches.contrastive",
 )  # fmt: skip
 BY_LIBRARIES = (  # set in this process when they are imported, and in a new one again
     "PYTORCH_NVML_BASED_CUDA_CHECK", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK", "TORCHINDUCTOR_CACHE_DIR",
-    "TOKENIZERS_PARALLELISM", "HYDRA_FULL_ERROR",
+    "TOKENIZERS_PARALLELISM", "HYDRA_FULL_ERROR", "LD_LIBRARY_PATH",  # the last by cv2, for its own Qt
 )  # fmt: skip
 OWN = ("CLIPKIT_CACHE", "COLUMNS", "PYTHONUNBUFFERED", "PYTEST_CURRENT_TEST", "PWD", "OLDPWD")  # read when a run starts
 

@@ -1,0 +1,29 @@
+"""That commands under test do start warm, whatever else the tests have imported: cold, the suite takes twice as long."""
+
+import importlib
+import os
+
+import pytest
+
+from conftest import WARM, Command
+
+IMPORTED_BY_TESTS = ("cv2", "wandb", "optuna", "open_clip", "submitit", "joblib", "tensorboard")
+
+
+def test_no_library_of_the_tests_makes_commands_start_cold(clipkit: Command) -> None:
+    for name in IMPORTED_BY_TESTS:
+        importlib.import_module(name)
+    changed = {key for key, value in os.environ.items() if WARM._environment.get(key) != value}
+    assert WARM.fits({**os.environ, **clipkit.environment}), changed
+
+
+def test_what_a_library_reads_when_it_is_imported_starts_a_command_cold(clipkit: Command) -> None:
+    assert WARM.fits(clipkit.environment)
+    assert not WARM.fits({**clipkit.environment, "HF_ENDPOINT": "http://127.0.0.1:9"})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_warm_command_is_a_process_of_its_own_with_its_status(clipkit: Command) -> None:
+    done = clipkit("train", "data=pairs", "data.file=absent.csv")
+    assert done.returncode == 2
+    assert "absent.csv" in done.stderr
