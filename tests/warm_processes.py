@@ -19,8 +19,8 @@ from typing import Any
 
 LIBRARIES = (
     "torch", "pytorch_lightning", "torchmetrics", "torchvision.transforms.v2", "transformers", "timm",
-    "transformers.models.bert.modeling_bert", "sklearn.metrics", "scipy.sparse", "pandas", "pyarrow.parquet", "matplotlib.figure", "hydra",
-    "rich.progress", "PIL.JpegImagePlugin", "optuna.storages", "optuna.importance",
+    "transformers.models.bert.modeling_bert", "sklearn.metrics", "scipy.sparse", "pandas", "pyarrow.parquet",
+    "matplotlib.figure", "hydra", "rich.progress", "PIL.JpegImagePlugin", "optuna.storages", "optuna.importance",
     "clipkit.runs.build", "clipkit.runs.training", "clipkit.runs.results", "clipkit.data.streaming_datamodule",
     "clipkit.models.model", "clipkit.models.text", "clipkit.models.image", "clipkit.approaches.contrastive",
 )  # fmt: skip
