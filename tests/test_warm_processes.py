@@ -1,4 +1,4 @@
-"""That commands under test do start warm, whatever else the tests have imported: cold, the suite takes twice as long."""
+"""Commands under test do start warm, whatever else the tests have imported: cold, the suite takes twice as long."""
 
 import importlib
 import os
