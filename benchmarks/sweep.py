@@ -22,8 +22,8 @@ from optuna.trial import TrialState
 
 from benchmarks.peers import environment, write_section
 from clipkit.runs.compose import compose_config
-from clipkit.runs.study_plan import Plan, read_plan
-from clipkit.runs.study_storage import open_study
+from clipkit.runs.study.plan import Plan, read_plan
+from clipkit.runs.study.storage import open_study
 
 LINE = ("sweep=few_shot", "approach=mlp", "evaluators=[classify]")
 GOAL_S, GOAL_MS = 120, 50

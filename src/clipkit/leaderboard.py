@@ -15,16 +15,16 @@ from clipkit.runs.command import command
 @command("leaderboard")
 def main(config: DictConfig) -> None:
     """Gather, rank, and write Markdown, CSV and a page."""
-    from clipkit.runs.leaderboard_rows import gather
+    from clipkit.runs.leaderboard.rows import gather
 
     found = gather(config.root, meanwhile=lambda: import_module("clipkit.runs.record"))  # seconds, for torch
 
     from hydra.core.hydra_config import HydraConfig
 
-    from clipkit.runs.leaderboard_board import make_board
-    from clipkit.runs.leaderboard_page import write_board_page
-    from clipkit.runs.leaderboard_screen import say_board
-    from clipkit.runs.leaderboard_tables import write_tables
+    from clipkit.runs.leaderboard.board import make_board
+    from clipkit.runs.leaderboard.page import write_board_page
+    from clipkit.runs.leaderboard.screen import say_board
+    from clipkit.runs.leaderboard.tables import write_tables
     from clipkit.runs.record import Run
 
     run = Run(config, list(HydraConfig.get().overrides.task))

@@ -20,11 +20,12 @@ def main(config: DictConfig) -> None:
     import torch
     from hydra.core.hydra_config import HydraConfig
 
-    from clipkit.runs import machine, study_end, study_host
+    from clipkit.runs import machine
     from clipkit.runs.progress import as_typed, console
-    from clipkit.runs.study_following import Following
-    from clipkit.runs.study_plan import read_plan
-    from clipkit.runs.study_storage import open_study
+    from clipkit.runs.study import end, host
+    from clipkit.runs.study.following import Following
+    from clipkit.runs.study.plan import read_plan
+    from clipkit.runs.study.storage import open_study
 
     started = time.time()
     torch.set_num_threads(1)  # nothing may have used several before processes are forked
@@ -32,28 +33,28 @@ def main(config: DictConfig) -> None:
     machine.check_accelerator(config.trainer)
     plan = read_plan(config, overrides)
     folder = Path(config.run_dir)
-    stopping = study_host.Stopping(folder)
-    run = study_host.open_sweep(config, overrides, config.sweep.trials)
+    stopping = host.Stopping(folder)
+    run = host.open_sweep(config, overrides, config.sweep.trials)
     title = f"sweep {choices['sweep']} · {' · '.join(choices[g] for g in ('approach', 'backbone', 'data'))}"
     console.print(f"[bold]{title}[/bold]  seed {config.seed}  →  {as_typed(folder)}", soft_wrap=True)
-    processes = study_host.processes_for(plan, config)
-    console.print(f"  {study_host.described(plan, config, processes)}", soft_wrap=True)
+    processes = host.processes_for(plan, config)
+    console.print(f"  {host.described(plan, config, processes)}", soft_wrap=True)
     stopping.watch()
     if run is None or run.finished:
         if run is None:
-            study_host.make_trials(plan, config, processes=processes, stopping=stopping, following=None)
+            host.make_trials(plan, config, processes=processes, stopping=stopping, following=None)
         study = open_study(folder, plan, config.sweep, seed=config.seed)
-        rows = study_end.table_of(plan, study, study.trials())
+        rows = end.table_of(plan, study, study.trials())
     else:
         with run.recording(), Following(config, plan) as following:
-            study_host.make_trials(plan, config, processes=processes, stopping=stopping, following=following)
+            host.make_trials(plan, config, processes=processes, stopping=stopping, following=following)
             study = open_study(folder, plan, config.sweep, seed=config.seed)
             run.note_cost()
             run.note(trials=study.counts()[0])
-            rows, figures = study_end.leave(run, plan, study, config, title=title)
+            rows, figures = end.leave(run, plan, study, config, title=title)
             following.close("finished", figures, rows)
             run.finish()
-    study_end.show(plan, study, rows, title=title, took=f"{time.time() - started:.0f} s")
+    end.show(plan, study, rows, title=title, took=f"{time.time() - started:.0f} s")
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ import pytest
 
 from clipkit.errors import UserError
 from clipkit.runs.compose import compose_config
-from clipkit.runs.leaderboard_board import make_board
-from clipkit.runs.leaderboard_page import write_board_page
-from clipkit.runs.leaderboard_rows import gather
-from clipkit.runs.leaderboard_script import SCRIPT
-from clipkit.runs.leaderboard_tables import write_tables
+from clipkit.runs.leaderboard.board import make_board
+from clipkit.runs.leaderboard.page import write_board_page
+from clipkit.runs.leaderboard.rows import gather
+from clipkit.runs.leaderboard.script import SCRIPT
+from clipkit.runs.leaderboard.tables import write_tables
 from clipkit.runs.validate import check_command_line
 from conftest import Command
 from made_runs import make_run

@@ -12,13 +12,13 @@ from omegaconf import OmegaConf
 
 from clipkit.errors import UserError
 from clipkit.runs.compose import compose_config
-from clipkit.runs.leaderboard_board import Board, make_board
-from clipkit.runs.leaderboard_columns import Column, group_columns, run_columns
-from clipkit.runs.leaderboard_folders import RunFolder, Walk
-from clipkit.runs.leaderboard_groups import group_runs
-from clipkit.runs.leaderboard_metrics import choose_columns, choose_metric, smaller_is_better
-from clipkit.runs.leaderboard_rows import Row, gather
-from clipkit.runs.leaderboard_tables import write_tables
+from clipkit.runs.leaderboard.board import Board, make_board
+from clipkit.runs.leaderboard.columns import Column, group_columns, run_columns
+from clipkit.runs.leaderboard.folders import RunFolder, Walk
+from clipkit.runs.leaderboard.groups import group_runs
+from clipkit.runs.leaderboard.metrics import choose_columns, choose_metric, smaller_is_better
+from clipkit.runs.leaderboard.rows import Row, gather
+from clipkit.runs.leaderboard.tables import write_tables
 from clipkit.runs.record import alone_in, recipe_of, release
 from made_runs import make_run
 

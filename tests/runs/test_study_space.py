@@ -6,9 +6,9 @@ import pytest
 from clipkit.errors import UserError
 from clipkit.runs.command_line import prepare
 from clipkit.runs.compose import compose_config
-from clipkit.runs.study_drawing import Drawing
-from clipkit.runs.study_plan import Objective, Plan, read_plan
-from clipkit.runs.study_space import Parameter, read_space
+from clipkit.runs.study.drawing import Drawing
+from clipkit.runs.study.plan import Objective, Plan, read_plan
+from clipkit.runs.study.space import Parameter, read_space
 
 SLOW = pytest.mark.slow
 BASE = ("approach=aamp_mlp", "evaluators=[classify]")

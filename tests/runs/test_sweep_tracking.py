@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from wandb_files import history, metric_axes, offline_folders, run_record, summary
 
-from clipkit.runs.sweep_tracking import Ended, SweepTracking
+from clipkit.runs.study.tracking import Ended, SweepTracking
 
 BOTH = [
     {"_target_": "clipkit.runs.tensorboard_tracking.TensorBoardTracker"},

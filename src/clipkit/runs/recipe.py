@@ -1,6 +1,6 @@
 """What decides a run's result: which keys may differ where it is resumed, and what repetitions of it share.
 
-Used by: clipkit.runs.record, clipkit.runs.study_heads, clipkit.leaderboard
+Used by: clipkit.runs.record, clipkit.runs.study.heads, clipkit.leaderboard
 
 Nothing heavy is imported here: who only reads what runs have left need not wait for it.
 """

@@ -3,7 +3,7 @@
 Each stage counts its optimiser steps from 0; trackers see them on one axis through all stages, and never twice. A run
 that is resumed goes on where it was: what `metrics.csv` holds and a tracker has missed is told to it first.
 
-Used by: clipkit.runs.training, clipkit.runs.results, clipkit.runs.sweep_tracking
+Used by: clipkit.runs.training, clipkit.runs.results, clipkit.runs.study.tracking
 """
 
 from abc import ABC, abstractmethod

@@ -121,7 +121,7 @@ def _check_option(override: Override, problems: list[str]) -> bool:
 def _check_key(override: Override, config: DictConfig, problems: list[str]) -> bool:
     key = override.key_or_group
     if key.startswith("sweep.space."):
-        return True  # `clipkit.runs.study_space` reads it
+        return True  # `clipkit.runs.study.space` reads it
     stage_group = STAGE_GROUP.match(key)
     stage = ".".join(key.split(".")[:3])
     if stage_group and not _in_yaml(config, key) and OmegaConf.select(config, stage) is not None:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from clipkit.errors import UserError
-from clipkit.runs.leaderboard_rows import Row
+from clipkit.runs.leaderboard.rows import Row
 
 __all__ = ["choose_rows"]
 

@@ -1,6 +1,6 @@
 """What the files of one run's folder say, and what is wrong with them.
 
-Used by: clipkit.runs.leaderboard_rows
+Used by: clipkit.runs.leaderboard.rows
 """
 
 import fcntl
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from clipkit.runs.leaderboard_folders import RunFolder
+from clipkit.runs.leaderboard.folders import RunFolder
 
 __all__ = ["Damaged", "outcome", "plain", "read_record"]
 

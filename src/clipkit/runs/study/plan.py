@@ -19,7 +19,7 @@ from clipkit.runs.build import build_approach, build_encoder, resolve_stages
 from clipkit.runs.choices import group_of, groups, read_option
 from clipkit.runs.command_line import quoted
 from clipkit.runs.compose import all_keys, compose_config
-from clipkit.runs.study_space import Parameter, Value, read_space
+from clipkit.runs.study.space import Parameter, Value, read_space
 from clipkit.runs.sweeps import key_of
 from clipkit.runs.validate import check_command_line
 

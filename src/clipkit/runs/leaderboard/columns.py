@@ -1,15 +1,15 @@
 """The columns of a leaderboard's tables, as the terminal, Markdown and the page show them.
 
-Used by: clipkit.runs.leaderboard_screen, leaderboard_tables, leaderboard_page
+Used by: clipkit.runs.leaderboard.screen, tables, page
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from clipkit.runs.leaderboard_board import Board
-from clipkit.runs.leaderboard_groups import Mean, differing
-from clipkit.runs.leaderboard_rows import Row
+from clipkit.runs.leaderboard.board import Board
+from clipkit.runs.leaderboard.groups import Mean, differing
+from clipkit.runs.leaderboard.rows import Row
 
 __all__ = ["Column", "alike", "group_columns", "run_columns", "without_columns"]
 

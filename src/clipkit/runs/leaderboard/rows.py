@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.errors import UserError
-from clipkit.runs.leaderboard_files import Damaged, outcome, plain, read_record
-from clipkit.runs.leaderboard_folders import RunFolder, Walk
-from clipkit.runs.leaderboard_recipe import NoResults, choices_of, command_of, overrides_of, recipe_in
+from clipkit.runs.leaderboard.files import Damaged, outcome, plain, read_record
+from clipkit.runs.leaderboard.folders import RunFolder, Walk
+from clipkit.runs.leaderboard.recipe import NoResults, choices_of, command_of, overrides_of, recipe_in
 
 __all__ = ["Gathered", "Row", "gather"]
 

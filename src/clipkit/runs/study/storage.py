@@ -27,9 +27,9 @@ from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from clipkit.errors import UserError
-from clipkit.runs.study_drawing import Drawing
-from clipkit.runs.study_plan import Plan
-from clipkit.runs.study_space import Value
+from clipkit.runs.study.drawing import Drawing
+from clipkit.runs.study.plan import Plan
+from clipkit.runs.study.space import Value
 
 __all__ = ["Claim", "Study", "open_study"]
 

@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 from omegaconf import DictConfig, OmegaConf
 
-from clipkit.runs.leaderboard_board import Board
-from clipkit.runs.leaderboard_columns import Column, alike, group_columns, run_columns, without_columns
-from clipkit.runs.leaderboard_script import SCRIPT
+from clipkit.runs.leaderboard.board import Board
+from clipkit.runs.leaderboard.columns import Column, alike, group_columns, run_columns, without_columns
+from clipkit.runs.leaderboard.script import SCRIPT
 from clipkit.runs.page import cards, how_made, listing, section, write_run_page
 from clipkit.runs.record import Run
 

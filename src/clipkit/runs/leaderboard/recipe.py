@@ -2,7 +2,7 @@
 
 Runs from before `run.json` had `choices` and `recipe` are asked for their command line and their `config.yaml`.
 
-Used by: clipkit.runs.leaderboard_rows
+Used by: clipkit.runs.leaderboard.rows
 """
 
 import re
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 from clipkit.runs.choices import conf_root, groups
 from clipkit.runs.command_line import unquoted
-from clipkit.runs.leaderboard_files import plain
-from clipkit.runs.leaderboard_folders import RunFolder
+from clipkit.runs.leaderboard.files import plain
+from clipkit.runs.leaderboard.folders import RunFolder
 from clipkit.runs.recipe import MAY_CHANGE, SEEDS, recipe_of
 from clipkit.runs.sweeps import key_of
 

@@ -23,10 +23,10 @@ from clipkit.plots import objective_front, parallel_coordinates, parameter_impor
 from clipkit.runs.page import cards, figure_image, how_made, section, table, write_run_page
 from clipkit.runs.progress import as_typed, console
 from clipkit.runs.record import Run, read_json
-from clipkit.runs.study_best import write_experiment
-from clipkit.runs.study_plan import Plan
-from clipkit.runs.study_storage import ERROR, Study
-from clipkit.runs.study_worker import trial_folder
+from clipkit.runs.study.best import write_experiment
+from clipkit.runs.study.plan import Plan
+from clipkit.runs.study.storage import ERROR, Study
+from clipkit.runs.study.worker import trial_folder
 
 __all__ = ["leave", "show"]
 

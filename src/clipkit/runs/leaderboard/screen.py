@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from clipkit.runs.leaderboard_board import Board
-from clipkit.runs.leaderboard_columns import Column, alike, group_columns, run_columns
+from clipkit.runs.leaderboard.board import Board
+from clipkit.runs.leaderboard.columns import Column, alike, group_columns, run_columns
 from clipkit.runs.progress import as_text, as_typed, console, say
 from clipkit.runs.record import Run
 

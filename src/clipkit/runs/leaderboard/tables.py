@@ -12,9 +12,9 @@ from pathlib import Path
 
 from clipkit.errors import UserError
 from clipkit.runs.csv_file import csv_file
-from clipkit.runs.leaderboard_board import Board
-from clipkit.runs.leaderboard_columns import Column, alike, group_columns, run_columns, without_columns
-from clipkit.runs.leaderboard_groups import Mean
+from clipkit.runs.leaderboard.board import Board
+from clipkit.runs.leaderboard.columns import Column, alike, group_columns, run_columns, without_columns
+from clipkit.runs.leaderboard.groups import Mean
 
 __all__ = ["write_tables"]
 

@@ -13,8 +13,8 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from clipkit.runs.study_plan import Plan
-from clipkit.runs.study_space import Parameter, Value
+from clipkit.runs.study.plan import Plan
+from clipkit.runs.study.space import Parameter, Value
 
 __all__ = ["Drawing"]
 

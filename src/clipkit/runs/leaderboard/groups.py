@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from clipkit.runs.leaderboard_metrics import single
-from clipkit.runs.leaderboard_rows import Row
+from clipkit.runs.leaderboard.metrics import single
+from clipkit.runs.leaderboard.rows import Row
 from clipkit.runs.sweeps import key_of
 
 __all__ = ["Group", "Mean", "differing", "group_runs", "ranked"]

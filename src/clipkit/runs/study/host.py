@@ -21,10 +21,10 @@ from clipkit.runs.endings import Interrupted
 from clipkit.runs.machine import choose_device, prepare_machine
 from clipkit.runs.progress import ProgressReporter, as_typed, console
 from clipkit.runs.record import Busy, Run, read_json, write_json
-from clipkit.runs.study_following import Following
-from clipkit.runs.study_plan import Plan
-from clipkit.runs.study_storage import open_study
-from clipkit.runs.study_worker import Worker
+from clipkit.runs.study.following import Following
+from clipkit.runs.study.plan import Plan
+from clipkit.runs.study.storage import open_study
+from clipkit.runs.study.worker import Worker
 
 __all__ = ["Stopping", "described", "make_trials", "open_sweep", "processes_for"]
 

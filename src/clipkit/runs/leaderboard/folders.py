@@ -1,6 +1,6 @@
 """The run folders below a folder: wherever a `run.json` lies, at any depth.
 
-Used by: clipkit.runs.leaderboard_rows
+Used by: clipkit.runs.leaderboard.rows
 """
 
 import os

@@ -17,10 +17,10 @@ from clipkit.errors import UserError
 from clipkit.runs import build
 from clipkit.runs.choices import group_of
 from clipkit.runs.command_line import unquoted
-from clipkit.runs.study_heads import ALONE, Heads
-from clipkit.runs.study_plan import Plan, suits_heads
-from clipkit.runs.study_runs import Runs
-from clipkit.runs.study_storage import ERROR, Claim, Study
+from clipkit.runs.study.child_runs import Runs
+from clipkit.runs.study.heads import ALONE, Heads
+from clipkit.runs.study.plan import Plan, suits_heads
+from clipkit.runs.study.storage import ERROR, Claim, Study
 from clipkit.runs.sweeps import key_of
 
 __all__ = ["Worker", "trial_folder"]

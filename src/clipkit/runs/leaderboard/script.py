@@ -3,7 +3,7 @@
 `Board` is arithmetic on columns, and knows no page; below it is what draws. A column is
 {title, texts} or {title, values, stds, digits, smaller}, where texts may be {known, index}: each text once.
 
-Used by: clipkit.runs.leaderboard_page
+Used by: clipkit.runs.leaderboard.page
 """
 
 __all__ = ["SCRIPT"]

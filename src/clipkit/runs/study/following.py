@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 
 from clipkit.runs.endings import Interrupted
-from clipkit.runs.study_plan import Plan
-from clipkit.runs.sweep_tracking import Ended, SweepTracking
+from clipkit.runs.study.plan import Plan
+from clipkit.runs.study.tracking import Ended, SweepTracking
 
 __all__ = ["Following"]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from clipkit.errors import UserError
-from clipkit.runs.leaderboard_groups import Group, group_runs, ranked
-from clipkit.runs.leaderboard_metrics import choose_columns, choose_metric, smaller_is_better
-from clipkit.runs.leaderboard_rows import Gathered, Row
-from clipkit.runs.leaderboard_where import choose_rows
+from clipkit.runs.leaderboard.groups import Group, group_runs, ranked
+from clipkit.runs.leaderboard.metrics import choose_columns, choose_metric, smaller_is_better
+from clipkit.runs.leaderboard.rows import Gathered, Row
+from clipkit.runs.leaderboard.where import choose_rows
 
 __all__ = ["Board", "make_board"]
 

@@ -1,0 +1,1 @@
+"""Every run below a folder in one table (`clipkit.leaderboard`)."""
