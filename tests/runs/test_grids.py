@@ -17,7 +17,9 @@ from clipkit.data.decoding import available_cores
 from clipkit.errors import UserError
 from clipkit.features import FeatureStore
 from clipkit.runs.grid_jobs import _own_gpu, share_machine
-from clipkit.runs.grid_summary import read_jobs
+from clipkit.runs.grid_summary import Grid, read_jobs
+from clipkit.runs.progress import console
+from clipkit.runs.sweeps import Sweep
 from conftest import TINY, Command
 
 JOBLIB = "hydra/launcher=joblib"
@@ -219,3 +221,23 @@ def test_the_table_reads_whatever_lies_in_the_folder(tmp_path: Path) -> None:
     jobs = read_jobs(tmp_path)
     assert [(job.name, job.status) for job in jobs] == [("2", "unreadable"), ("9", "unreadable"), ("10", "finished")]
     assert jobs[-1].metrics == {"test/top1": 0.5}
+
+
+@pytest.mark.parametrize(("width", "columns"), [(40, 1), (60, 2), (120, 3)])
+def test_the_table_shows_the_numbers_that_have_room_and_cuts_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int, columns: int
+) -> None:
+    monkeypatch.setattr(console, "_width", width)
+    monkeypatch.setattr(console, "_height", 50)
+    metrics = {f"test/{subset}/{name}": 0.5 for name in ("top1", "i2t_recall@1") for subset in ("seen", "unseen")}
+    for number in range(2):
+        folder = tmp_path / "jobs" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps({"status": "finished", "overrides": [f"seed={number}"]}))
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    sweep = Sweep("train", [], [], {"seed": ["0", "1"]}, str(tmp_path / "jobs"))
+    Grid(sweep).close()
+    said = capsys.readouterr().out
+    assert [line.count("0.500") for line in said.splitlines() if "seed=" in line] == [columns, columns]
+    assert said.count("test/seen") + said.count("test/unseen") == columns
+    assert "2 of 2 runs are finished" in said

@@ -346,6 +346,14 @@ def test_what_all_share_makes_no_column(tmp_path: Path) -> None:
     assert sorted(columns["overrides"].texts) == ["optimizer.lr=1", "optimizer.lr=2"]
 
 
+def test_trials_are_told_apart_by_what_was_drawn_in_few_digits(tmp_path: Path) -> None:
+    for number, lr in enumerate(("0.013077143031444631", "2.3473533541973735e-05", "1234567890123")):
+        said = (f"optimizer.lr={lr}", "data.root=pictures/0.123456789", f"approach.search={{seeds:{number}}}")
+        make_run(tmp_path / str(number), metrics={TOP1: 0.5}, recipe=lr, said=said, trial={"number": number})
+    (column,) = (column for column in group_columns(board(tmp_path)) if column.title == "overrides")
+    assert sorted(column.texts) == ["optimizer.lr=0.01308", "optimizer.lr=1234567890123", "optimizer.lr=2.347e-05"]
+
+
 @pytest.mark.parametrize("place", ["missing", "empty", "a_file"])
 def test_a_root_without_runs_is_a_mistake(tmp_path: Path, place: str) -> None:
     (tmp_path / "empty").mkdir()

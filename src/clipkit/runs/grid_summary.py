@@ -22,7 +22,7 @@ __all__ = ["Grid", "GridJob", "read_jobs"]
 
 MAIN = ("top1", "i2t_recall@1")
 SUBSETS = ("seen", "unseen")
-COLUMNS = 3  # numbers beside each other
+COLUMNS = 3  # numbers beside each other, as far as there is room
 WIDE = 48  # characters of what was asked for that stay in one line
 PLACE = ("hydra.sweep.dir", "resume", "overwrite")
 STYLES = {"finished": "green", "failed": "red", "interrupted": "yellow"}
@@ -85,8 +85,17 @@ def read_jobs(folder: Path) -> list[GridJob]:
 
 
 def _show(jobs: Sequence[GridJob], folder: Path, planned: int) -> None:
+    columns, anything = _columns(jobs), console.options.update(width=1000)
+    while len(columns) > 1 and console.measure(_table(jobs, columns), options=anything).minimum > console.width:
+        columns.pop()
+    finished = sum(job.status == "finished" for job in jobs)
+    console.print()
+    console.print(_table(jobs, columns))
+    console.print(f"\n  {finished} of {max(planned, len(jobs))} runs are finished   {as_typed(folder.absolute())}")
+
+
+def _table(jobs: Sequence[GridJob], columns: Sequence[str]) -> Table:
     common = set[str]() if len(jobs) == 1 else set.intersection(*(set(job.overrides) for job in jobs))
-    columns = _columns(jobs)
     table = Table(title="Runs of this multirun", title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("run", no_wrap=True)
     asked = [" ".join(unquoted(text) for text in job.overrides if text not in common) for job in jobs]
@@ -94,15 +103,13 @@ def _show(jobs: Sequence[GridJob], folder: Path, planned: int) -> None:
     table.add_column("status", no_wrap=True)
     for name in columns:
         place, _, what = name.rpartition("/")
-        table.add_column(f"{readable(what)}\n{place}" if place else name, justify="right", no_wrap=True)
+        head = [readable(what), place] if place else [name]
+        table.add_column("\n".join(head), justify="right", no_wrap=True, min_width=max(map(len, head)))
     for job, own in zip(jobs, asked, strict=True):
         values: dict[str, Any] = {**job.metrics, "validation score": job.score}
         cells = ["–" if values.get(name) is None else f"{values[name]:.3f}" for name in columns]
         table.add_row(as_text(job.name), as_text(own), as_text(job.status, STYLES.get(job.status, "")), *cells)
-    finished = sum(job.status == "finished" for job in jobs)
-    console.print()
-    console.print(table)
-    console.print(f"\n  {finished} of {max(planned, len(jobs))} runs are finished   {as_typed(folder.absolute())}")
+    return table
 
 
 def _columns(jobs: Sequence[GridJob]) -> list[str]:

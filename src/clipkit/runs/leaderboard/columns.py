@@ -21,6 +21,7 @@ TELLS_APART: dict[str, Callable[[Row], str]] = {
     "shots": lambda row: row.shots,
 }
 ALWAYS = "approach"
+LONG = 8  # characters of a number
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +118,18 @@ def _identity(rows: Sequence[Row]) -> list[Column]:
     columns = [Column(n, [tell(row) for row in rows]) for n, tell in TELLS_APART.items() if n not in left_out]
     apart = differing(rows)
     if any(apart.values()):
-        columns.append(Column("overrides", [" ".join(apart[row.folder]) for row in rows]))
+        columns.append(Column("overrides", [" ".join(map(_short, apart[row.folder])) for row in rows]))
     return columns
+
+
+@cache
+def _short(override: str) -> str:
+    """With four digits of a number that has many, as a search draws them; the CSV files have them all."""
+    key, _, value = override.partition("=")
+    try:
+        return f"{key}={float(value):.4g}" if len(value) > LONG and not value.isdigit() else override
+    except ValueError:
+        return override
 
 
 def _cost(rows: Sequence[Row]) -> list[Column]:

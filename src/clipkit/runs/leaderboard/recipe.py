@@ -19,7 +19,7 @@ from clipkit.runs.leaderboard.folders import RunFolder
 from clipkit.runs.recipe import MAY_CHANGE, SEEDS, recipe_of
 from clipkit.runs.sweeps import key_of
 
-__all__ = ["CHOICES", "NoResults", "choices_of", "command_of", "overrides_of", "recipe_in"]
+__all__ = ["BY_THEMSELVES", "CHOICES", "NoResults", "choices_of", "command_of", "overrides_of", "recipe_in"]
 
 COMMAND = re.compile(r"clipkit\.(\w+)")
 CHOICES = ("approach", "backbone", "data")
@@ -27,6 +27,7 @@ WITHOUT_RESULTS = (  # commands whose runs are counted, and make no rows
     "describe", "discover", "export", "fetch", "leaderboard", "pack", "predict", "search", "sweep", "tokenizer",
 )  # fmt: skip
 TELL_NOTHING = (*CHOICES, *SEEDS, *MAY_CHANGE, "data.shots", "trainer.threads")  # or have a column of their own
+BY_THEMSELVES = (("trial", "approach.search"),)  # what a sweep says of all its trials
 
 
 class NoResults(Exception):

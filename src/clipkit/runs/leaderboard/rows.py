@@ -17,7 +17,7 @@ from typing import Any
 from clipkit.errors import UserError
 from clipkit.runs.leaderboard.files import Damaged, outcome, plain, read_record
 from clipkit.runs.leaderboard.folders import RunFolder, Walk
-from clipkit.runs.leaderboard.recipe import NoResults, choices_of, command_of, overrides_of, recipe_in
+from clipkit.runs.leaderboard.recipe import BY_THEMSELVES, NoResults, choices_of, command_of, overrides_of, recipe_in
 
 __all__ = ["Gathered", "Row", "gather"]
 
@@ -158,7 +158,7 @@ def _read(folder: RunFolder, root: str) -> Row | str | None:
         memory_mb=_sum(about, "peak_memory_mb"),
         started=started,
         since=_seconds(started, folder),
-        said=tuple(each.text for each in overrides if each.tells),
+        said=tuple(each.text for each in overrides if each.tells and (command, each.key) not in BY_THEMSELVES),
         recipe=recipe_in(folder, about, overrides),
         report="report.html" in folder.files,
     )

@@ -213,7 +213,9 @@ def _grid(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 def _number(value: Any) -> str:
     if value is None or (isinstance(value, float) and value != value):
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
 
 
 def _short(value: Any) -> str:
