@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from conftest import WARM, Command
+from conftest import TINY, WARM, Command
 
 IMPORTED_BY_TESTS = ("cv2", "wandb", "optuna", "open_clip", "submitit", "joblib", "tensorboard")
 
@@ -20,6 +20,14 @@ def test_no_library_of_the_tests_makes_commands_start_cold(clipkit: Command) -> 
 def test_what_a_library_reads_when_it_is_imported_starts_a_command_cold(clipkit: Command) -> None:
     assert WARM.fits(clipkit.environment)
     assert not WARM.fits({**clipkit.environment, "HF_ENDPOINT": "http://127.0.0.1:9"})
+
+
+def test_a_command_that_ends_removes_nothing_that_the_next_one_needs(clipkit: Command) -> None:
+    """W&B makes a temporary folder for pictures when it is imported, and removes it when its process ends."""
+    for name in ("first", "second"):
+        done = clipkit("train", *TINY, "debug=fast", "report=false", "logger=wandb", f"name={name}")
+        assert done.returncode == 0, done.stderr
+        assert "no longer" not in done.stdout
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

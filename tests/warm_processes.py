@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,9 @@ def _become(request: dict[str, Any], which: int) -> None:
     import traceback
 
     status = 1
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]  # what is the parent's to remove at its end
+    if "wandb.sdk.data_types._private" in sys.modules:  # a folder made at its import, and removed when a run ends
+        sys.modules["wandb.sdk.data_types._private"].MEDIA_TMP.name = tempfile.mkdtemp("wandb-media")
     try:
         os.setsid()
         os.chdir(request["cwd"])

@@ -190,7 +190,8 @@ def _result(folder: Path, about: dict[str, Any]) -> tuple[dict[str, float], str]
         metrics = json.loads((folder / "metrics.json").read_text())
     except (OSError, ValueError) as error:
         return {}, f"metrics.json cannot be read: {error}"
-    wanted = {name: float(value) for name, value in metrics.items() if _parts(name)[1] in MEASURES}
+    told = {name: float(value) for name, value in metrics.items() if _parts(name)[1] in MEASURES}
+    wanted = {name: value for name, value in told.items() if not name.startswith("val/")} or told
     return wanted, "" if wanted else "its data has no labels to classify"
 
 
