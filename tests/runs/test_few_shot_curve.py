@@ -69,6 +69,14 @@ def test_means_deviations_and_intervals_of_hand_made_runs(tmp_path: Path) -> Non
     assert (tmp_path / "few_shot_curve.png").stat().st_size > 10_000
 
 
+def test_what_chose_the_weights_is_no_curve_unless_there_is_nothing_else(tmp_path: Path) -> None:
+    for name, metrics in (("tested", {"test/top1": 0.5, "val/top1": 0.9}), ("untested", {"val/top1": 0.9})):
+        (tmp_path / name).mkdir()
+        made(tmp_path / name, Job("mlp", 4, 1), metrics)
+    places = [Curve.read(tmp_path / name, [Job("mlp", 4, 1)]).places for name in ("tested", "untested")]
+    assert places == [["test"], ["val"]]
+
+
 def test_failed_and_missing_runs_are_named_and_counted(tmp_path: Path) -> None:
     planned = [Job("mlp", shots, seed) for shots in (1, 2) for seed in (1, 2, 3)]
     for job in planned[:4]:
