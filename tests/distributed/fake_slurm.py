@@ -141,7 +141,9 @@ def _run_once(job: str) -> int:
         environment["SLURM_ARRAY_JOB_ID"] = str(about["array_job"])
         environment["SLURM_ARRAY_TASK_ID"] = str(about["array_task"])
     mode = "ab" if asked["open_mode"] == "append" or restarts == 0 else "wb"
-    out = (Path(about["cwd"]) / _filled(asked["output"] or "slurm-%j.out", environment)).open(mode)
+    output = Path(about["cwd"]) / _filled(asked["output"] or "slurm-%j.out", environment)
+    _wait_for_folder(output.parent)
+    out = output.open(mode)
     err = out if asked["error"] is None else (Path(about["cwd"]) / _filled(asked["error"], environment)).open(mode)
     line = ["/bin/bash", about["script"], *asked["line"][1:]]
     streams: dict[str, Any] = {"stdout": out, "stderr": err, "stdin": subprocess.DEVNULL}
@@ -163,6 +165,13 @@ def _run_once(job: str) -> int:
             _send(job, asked["signal"].partition("@")[0])
     _wait_for_tasks(job)
     return child.returncode
+
+
+def _wait_for_folder(folder: Path) -> None:
+    """submitit makes it once `sbatch` has answered, and a real queue takes longer than that."""
+    end = time.monotonic() + 30
+    while not folder.is_dir() and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 def _wait_for_tasks(job: str) -> None:
