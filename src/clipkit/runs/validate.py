@@ -73,7 +73,7 @@ def check_command_line(command: str, overrides: Sequence[str]) -> list[str]:
             ):
                 known_to_yaml.add(_line(override))
     texts = {_line(o): _line(o) if _line(o) in known_to_yaml else f"++{_line(o)}" for o in good}
-    texts |= {_line(o): _replacing(o, config) for o in good if o.key_or_group.startswith("sweep.space.")}
+    texts |= {_line(o): text for o in good if (text := _replacing(o, config)) is not None}
     if not unclear:
         for one in _expand(chosen + good, texts):
             try:
@@ -179,16 +179,18 @@ def _has(parent: DictConfig | ListConfig, last: str) -> bool:
     return last.isdigit() and int(last) < len(parent) if isinstance(parent, ListConfig) else last in list(parent.keys())
 
 
-def _replacing(override: Override, config: DictConfig) -> str:
-    """A parameter's list where its option has a range, or the reverse, in a form that Hydra need not merge."""
-    key, line = override.key_or_group, _line(override)
-    old, new = OmegaConf.select(config, key), None if override.is_delete() else override.value()
+def _replacing(override: Override, config: DictConfig) -> str | None:
+    """A list in the place of a searched range, or the reverse, as Hydra takes it: it merges neither. None of others."""
+    key, value = override.key_or_group, _line(override).partition("=")[2]
+    if not key.startswith("sweep.space.") or override.is_delete():
+        return None
+    old, new = OmegaConf.select(config, key), override.value()
     if isinstance(old, DictConfig) and isinstance(new, list):
-        return f"++{key}.choices={line.partition('=')[2]}"
+        return f"++{key}.choices={value}"
     if isinstance(old, ListConfig) and isinstance(new, dict):
-        escaped = line.partition("=")[2].replace("'", "\\'")
+        escaped = value.replace("'", "\\'")
         return f"{key}='${{oc.create:{escaped}}}'"
-    return line if override.is_delete() or line.startswith("+") else f"++{line}"
+    return None
 
 
 def _values(override: Override) -> list[Any]:
