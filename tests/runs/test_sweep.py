@@ -99,6 +99,14 @@ def test_the_best_configuration_is_an_experiment_that_gives_the_same_numbers(swe
     done = swept("train", "--config-dir", str(folder), "experiment=best", "report=false", "name=best")
     assert done.returncode == 0, done.stderr
     assert (swept.folder / "outputs/train/best/metrics.json").read_text() == (folder / "metrics.json").read_text()
+    assert said(swept.folder / "outputs/train/best/run.json")["config_dirs"] == [str(folder)]
+    done = swept("train", "resume=outputs/train/best")
+    assert done.returncode == 0, done.stderr
+    shutil.move(folder / "experiment", folder / "moved")
+    done = swept("repeat", "run=outputs/train/best")
+    shutil.move(folder / "moved", folder / "experiment")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "equal to the bit" in done.stdout
 
 
 @pytest.mark.slow

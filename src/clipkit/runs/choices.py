@@ -1,5 +1,6 @@
 """What the configuration tree offers: its groups and their options, read from the YAML files themselves."""
 
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -7,7 +8,16 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-__all__ = ["NAMES_ELSEWHERE", "conf_root", "group_of", "groups", "named_backbones", "read_option", "second_places"]
+__all__ = [
+    "NAMES_ELSEWHERE",
+    "conf_root",
+    "folders_of_ones_own",
+    "group_of",
+    "groups",
+    "named_backbones",
+    "read_option",
+    "second_places",
+]
 
 HIDDEN = ("shared",)
 NEED_MORE = ("checkpoint", "hf_clip", "open_clip")  # backbones that their name alone does not make
@@ -37,9 +47,18 @@ def group_of(key: str) -> str | None:
     return group if group in groups() else None
 
 
-def read_option(group: str, option: str) -> Any:
-    """The YAML of one option, uncomposed."""
-    return OmegaConf.load(conf_root() / group / f"{option}.yaml")
+def read_option(group: str, option: str, *, more: Sequence[str | Path] = ()) -> Any:
+    """The YAML of one option, uncomposed; of one that is in none of the folders (`more`: of the user's own) nothing."""
+    places = (Path(folder) / group / f"{option}.yaml" for folder in (*more, conf_root()))
+    return next((OmegaConf.load(place) for place in places if place.is_file()), OmegaConf.create())
+
+
+def folders_of_ones_own() -> list[str]:
+    """What `--config-dir` has named for the job that is running: a folder of further options."""
+    from hydra.core.hydra_config import HydraConfig
+
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    return [str(source.path) for source in sources if source.provider == "command-line"]
 
 
 def named_backbones() -> tuple[str, ...]:

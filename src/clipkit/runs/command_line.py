@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from clipkit.errors import UserError
@@ -37,11 +38,14 @@ def prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
     if any(flag in FLAGS_THAT_ONLY_SHOW for flag in flags):
         return arguments
     values = {text.partition("=")[0]: unquoted(text).partition("=")[2] for text in overrides}
-    overrides = _continue_run(name, overrides, values)
+    overrides, before = _continue_run(name, overrides, values)
+    own = _config_dirs(flags)
+    if not own:
+        own = [str(folder) for folder in before]
+        flags += [part for folder in own for part in ("--config-dir", folder)]
     if name == "sweep":
-        overrides = [*left_to_sweep(overrides), *overrides]
-    own_configs = any(flag in ("--config-dir", "-cd") or flag.startswith("--config-dir=") for flag in flags)
-    if not own_configs:  # a folder of the user's own may add options that only Hydra can see
+        overrides = [*left_to_sweep(overrides, own=own), *overrides]
+    if not own:  # a folder of the user's own may add options that only Hydra can see
         several = multirun or any(flag in FLAGS_THAT_ONLY_COMPOSE for flag in flags)
         left = left_to_experiment(overrides, multirun=several)  # checked as if it had been typed
         overrides = check_command_line(name, [*overrides, *left])[: len(overrides)]
@@ -50,11 +54,17 @@ def prepare(name: str, arguments: list[str], multirun: bool) -> list[str]:
     return [*flags, *overrides]
 
 
-def _continue_run(name: str, overrides: list[str], values: dict[str, str]) -> list[str]:
-    """`resume=PATH` continues a run in its own folder, with the command line that started it."""
+def _config_dirs(flags: Sequence[str]) -> list[str]:
+    """What `--config-dir` names."""
+    after = [value for flag, value in pairwise(flags) if flag in ("--config-dir", "-cd")]
+    return after + [flag.partition("=")[2] for flag in flags if flag.startswith("--config-dir=")]
+
+
+def _continue_run(name: str, overrides: list[str], values: dict[str, str]) -> tuple[list[str], list[str]]:
+    """`resume=PATH` continues a run in its own folder, by the command line that started it; and its `--config-dir`."""
     resume = values.get("resume")
     if name not in ("train", "sweep") or resume in (None, "null", "auto"):
-        return overrides
+        return overrides, []
     assert resume is not None
     path = Path(resume)
     folder = path.parent.parent if path.suffix == ".ckpt" else path
@@ -66,13 +76,14 @@ def _continue_run(name: str, overrides: list[str], values: dict[str, str]) -> li
             f"resume={resume}: {folder} holds no run (no run.json); a run folder or a .ckpt in one is needed"
         )
     try:
-        before = list(json.loads(record.read_text())["overrides"])
+        about = json.loads(record.read_text())
+        before = list(about["overrides"])
     except (json.JSONDecodeError, KeyError) as error:
         raise UserError(f"{record} is damaged: {error}") from error
     said = {text.partition("=")[0] for text in overrides}
     drop = {*said, "hydra.run.dir", "name", "overwrite"}
     kept = [text for text in before if text.partition("=")[0] not in drop]
-    return [*kept, *overrides, f"hydra.run.dir={quoted(str(folder))}"]
+    return [*kept, *overrides, f"hydra.run.dir={quoted(str(folder))}"], list(about.get("config_dirs", []))
 
 
 def _placed(name: str, override: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from clipkit.runs.choices import folders_of_ones_own
 from clipkit.runs.command_line import quoted
 
 __all__ = ["job_line"]
@@ -24,7 +25,6 @@ def job_line(folder: Path) -> list[str]:
     """
     said: Any = OmegaConf.to_container(HydraConfig.get().overrides)
     hydra = [text for text in said["hydra"] if not text.lstrip("+~").startswith(SWEEP)]
-    sources = [s.path for s in HydraConfig.get().runtime.config_sources if s.provider == "command-line"]
-    own = [part for path in sources for part in ("--config-dir", str(path))]
+    own = [part for path in folders_of_ones_own() for part in ("--config-dir", path)]
     program = [sys.executable, "-m", f"clipkit.{HydraConfig.get().job.config_name}"]
     return [*program, *own, *said["task"], *hydra, f"hydra.run.dir={quoted(str(folder.absolute()))}"]

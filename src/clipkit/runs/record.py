@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from clipkit import ranks
 from clipkit.errors import UserError
+from clipkit.runs.choices import folders_of_ones_own
 from clipkit.runs.endings import Interrupted
 from clipkit.runs.provenance import provenance
 from clipkit.runs.recipe import flat, may_change, recipe_of
@@ -90,7 +91,7 @@ class Run:
         known = HydraConfig.initialized()  # a launcher runs jobs under a command line of its own
         command = HydraConfig.get().job.config_name if known else Path(sys.argv[0]).stem
         self.about |= {"status": "running", "process": os.getpid()}
-        self.about |= how_begun(command, overrides, plain, chosen=choices() if known else {})
+        self.about |= how_begun(command, overrides, plain, chosen=choices() if known else {}, own=folders_of_ones_own())
         self.about |= provenance()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -202,7 +203,12 @@ class _Reader(Run):
 
 
 def how_begun(
-    command: str | None, overrides: Sequence[str], config: Mapping[Any, Any], *, chosen: Mapping[str, Any]
+    command: str | None,
+    overrides: Sequence[str],
+    config: Mapping[Any, Any],
+    *,
+    chosen: Mapping[str, Any],
+    own: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What `run.json` says of a run that begins now: its command line, and what that was composed to.
 
@@ -211,10 +217,13 @@ def how_begun(
         overrides: the command line.
         config: resolved.
         chosen: the options of the configuration groups.
+        own: folders of the user's own, with further options.
     """
+    flags = [part for folder in own for part in ("--config-dir", folder)]
     return {
         "overrides": list(overrides),
-        "command": " ".join(["python", "-m", f"clipkit.{command}", *overrides]),
+        "command": " ".join(["python", "-m", f"clipkit.{command}", *flags, *overrides]),
+        **({"config_dirs": list(own)} if own else {}),
         "cwd": os.getcwd(),  # what relative paths on the command line are meant from
         "choices": dict(chosen),
         "recipe": recipe_of(config),

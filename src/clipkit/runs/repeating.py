@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from clipkit.errors import UserError
 from clipkit.runs import build
 from clipkit.runs.child import run_child, status_of
+from clipkit.runs.choices import groups
 from clipkit.runs.command_line import quoted
 from clipkit.runs.compose import compose_config
 from clipkit.runs.endings import Interrupted
@@ -136,8 +137,12 @@ def plan(before: Recorded, *, cache_dir: str | None) -> Planned:
         notes.append(f"the folder that it was started in is gone ({place}): relative paths are taken from here")
         place = Path.cwd()
     dropped = (*LEFT_OUT, *(["cache_dir"] if cache_dir is not None else []))
-    overrides = [text for text in before.about["overrides"] if not _belongs(key_of(text), dropped)]
+    overrides = [text for text in _known_here(before.about) if not _belongs(key_of(text), dropped)]
     overrides += [] if cache_dir is None else [f"cache_dir={quoted(str(Path(cache_dir).expanduser().absolute()))}"]
+    if (own := before.about.get("choices", {}).get("experiment")) not in (None, *groups()["experiment"]):
+        notes.append(
+            f"experiment={own} is none of this version's: what it chose and set is taken from the run's folder"
+        )
     planned = Planned(overrides, place, notes=notes)
     _use_own_manifest(before, planned)
     _put_back(before, planned)
@@ -167,6 +172,20 @@ def run_again(before: Recorded, planned: Planned, folder: Path) -> Recorded:
     return recorded(str(folder))
 
 
+def _known_here(about: Mapping[str, Any]) -> list[str]:
+    """The command line; in the place of an experiment of the user's own (`--config-dir`) the options that it chose.
+
+    Its values are put back as all others are.
+    """
+    overrides = [str(text) for text in about["overrides"]]
+    chosen = about.get("choices", {})
+    if chosen.get("experiment") in (None, *groups()["experiment"]):
+        return overrides
+    said = {key_of(text) for text in overrides} | {"experiment"}
+    options = [f"{group}={option}" for group, option in chosen.items() if option is not None and group not in said]
+    return [*options, *(text for text in overrides if key_of(text) != "experiment")]
+
+
 def _use_own_manifest(before: Recorded, planned: Planned) -> None:
     """The manifest that a run was given may have changed; what it used lies in its folder."""
     own = before.folder / "manifest.json"
@@ -177,32 +196,41 @@ def _use_own_manifest(before: Recorded, planned: Planned) -> None:
 
 def _put_back(before: Recorded, planned: Planned) -> None:
     """Values that this version gives otherwise become overrides: those of config.yaml decide."""
-    then = dict(_leaves(before.config))
     for _ in range(ROUNDS):
-        now = dict(_leaves(_composed(before.command, planned.overrides)))
-        changed = {
-            key: (then[key], now[key])
-            for key in then
-            if key in now and then[key] != now[key] and not _belongs(key, UNCOMPARED) and key != "data.manifest"
-        }
+        now = _composed(before.command, planned.overrides)
+        changed = list(_changed(before.config, now))
         if not changed:
             break
-        for key, (value, other) in changed.items():
+        for key, value, other in changed:
             planned.put_back.setdefault(key, (value, other))
             planned.overrides.append(f"{key}={_as_value(value)}")
-    planned.gone = [key for key in then if key not in now and not _belongs(key, UNCOMPARED)]
-    planned.new = [key for key in now if key not in then and not _belongs(key, UNCOMPARED)]
+    then_keys, now_keys = (dict(_leaves(config)) for config in (before.config, now))
+    planned.gone = [key for key in then_keys if key not in now_keys and not _belongs(key, UNCOMPARED)]
+    planned.new = [key for key in now_keys if key not in then_keys and not _belongs(key, UNCOMPARED)]
+
+
+def _changed(then: Mapping[Any, Any], now: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Of the keys that both have those with other values, as deep as both have mappings: key, then, now."""
+    for name, value in then.items():
+        key = f"{above}{name}"
+        if name not in now or key == "data.manifest" or _belongs(key, UNCOMPARED):
+            continue
+        if isinstance(value, dict) and isinstance(now[name], dict) and now[name]:
+            yield from _changed(value, now[name], f"{key}.")
+        elif value != now[name]:
+            yield key, value, now[name]
 
 
 def _use_as_many_threads(before: Recorded, planned: Planned) -> None:
     """Threads decide how sums are rounded."""
     threads = (before.about.get("hardware") or {}).get("threads")
     asked = (before.config.get("trainer") or {}).get("threads")
-    if not isinstance(threads, int) or asked is not None:
-        return
-    if before.command == "train":
-        planned.overrides.append(f"trainer.threads={threads}")
-    if before.about.get("processes", 1) == 1:  # other libraries than torch
+    said = any(key_of(text) == "trainer.threads" for text in planned.overrides)
+    if before.command == "train" and not said and isinstance(asked or threads, int):
+        planned.overrides.append(f"trainer.threads={asked or threads}")
+    if (
+        asked is None and isinstance(threads, int) and before.about.get("processes", 1) == 1
+    ):  # other libraries than torch
         planned.environment["OMP_NUM_THREADS"] = str(threads)
 
 

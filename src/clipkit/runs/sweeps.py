@@ -86,14 +86,15 @@ def left_to_experiment(overrides: Sequence[str], *, multirun: bool) -> list[str]
     return left
 
 
-def left_to_sweep(overrides: Sequence[str]) -> list[str]:
-    """What `base` of the chosen sweep says and the command line does not; without what is said of every stage."""
+def left_to_sweep(overrides: Sequence[str], *, own: Sequence[str] = ()) -> list[str]:
+    """What `base` of the chosen sweep says and the command line does not; without what is said of every stage.
+
+    `own` are folders with options of the user's own.
+    """
     chosen = next((text.partition("=")[2] for text in overrides if key_of(text) == "sweep"), None) or "few_shot"
-    if chosen not in groups()["sweep"]:
-        return []  # the check will name it
     given = {key_of(text) for text in overrides}
     searched = {key.removeprefix("sweep.space.").removesuffix(".choices") for key in given}
-    base = OmegaConf.select(read_option("sweep", chosen), "base") or []
+    base = OmegaConf.select(read_option("sweep", chosen, more=own), "base") or []
     return [text for text in base if key_of(text) not in given | searched and "*" not in key_of(text)]
 
 
