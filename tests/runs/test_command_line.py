@@ -1,12 +1,13 @@
 """A wrong command line gets one message that names every mistake and the nearest valid name, at once."""
 
 import time
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from clipkit.errors import UserError
-from clipkit.runs.command_line import literal
+from clipkit.runs.command_line import literal, prepare
 from clipkit.runs.validate import check_command_line
 from conftest import Command
 
@@ -129,6 +130,22 @@ def test_help_of_a_command_lists_only_its_groups(clipkit: Command) -> None:
     text = clipkit("evaluate", "--help").stdout
     assert "data " in text
     assert "approach" not in text
+
+
+def test_a_sweep_of_ones_own_has_its_base(tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep/mine.yaml").write_text("base: [approach=gda, data.shots=4]\n")
+    line = prepare("sweep", ["--config-dir", str(tmp_path), "sweep=mine", "data.shots=2"], multirun=False)
+    assert line == ["--config-dir", str(tmp_path), "approach=gda", "sweep=mine", "data.shots=2"]
+
+
+def test_a_resumed_run_has_its_own_options_again(tmp_path: Path) -> None:
+    record = '{"overrides": ["experiment=mine", "name=x"], "config_dirs": ["/configs"]}'
+    (tmp_path / "run.json").write_text(record)
+    line = prepare("train", [f"resume={tmp_path}"], multirun=False)
+    assert line[:3] == ["--config-dir", "/configs", "experiment=mine"]
+    assert "--config-dir=/moved" in prepare("train", [f"resume={tmp_path}", "--config-dir=/moved"], multirun=False)
+    assert "/configs" not in prepare("train", [f"resume={tmp_path}", "--config-dir=/moved"], multirun=False)
 
 
 def test_free_text_is_taken_literally(clipkit: Command) -> None:

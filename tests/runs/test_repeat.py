@@ -147,6 +147,23 @@ def test_values_are_put_back_until_nothing_follows_from_them(changed: Change) ->
     assert plan(again, cache_dir=None).put_back == {}
 
 
+def test_an_experiment_of_ones_own_is_repeated_without_its_file(changed: Change) -> None:
+    chosen = {"experiment": "mine", "backbone": "tiny", "data": "synthetic", "approach": "contrastive", "debug": None}
+    said = ["experiment=mine", "data.num_images=160", "trainer=cpu"]
+    config = {"approach.search": {"seeds": 2}, "trainer.threads": 1}  # a mapping where the options have null
+    planned = plan(recorded(str(changed(overrides=said, choices=chosen, config=config))), cache_dir=None)
+    assert {"backbone=tiny", "data=synthetic", "approach=contrastive", "trainer.threads=1"} <= set(planned.overrides)
+    assert not [text for text in planned.overrides if "mine" in text or text.startswith("debug=")]
+    assert planned.overrides.count("trainer=cpu") == 1
+    assert any("experiment=mine" in note for note in planned.notes)
+
+
+def test_a_mapping_in_the_place_of_nothing_is_put_back(changed: Change) -> None:
+    planned = plan(recorded(str(changed(config={"backbone.image.model_args": {"depth": 2}}))), cache_dir=None)
+    assert (planned.gone, planned.new) == ([], [])
+    assert "++backbone.image.model_args={depth:2}" in planned.overrides
+
+
 def test_keys_that_came_or_went_are_named(changed: Change) -> None:
     before = recorded(str(changed(config={"approach.once": 1})))
     planned = plan(before, cache_dir=None)

@@ -203,7 +203,8 @@ def _put_back(before: Recorded, planned: Planned) -> None:
             break
         for key, value, other in changed:
             planned.put_back.setdefault(key, (value, other))
-            planned.overrides.append(f"{key}={_as_value(value)}")
+            new_keys = "++" if isinstance(value, dict) else ""
+            planned.overrides.append(f"{new_keys}{key}={_as_value(value)}")
     then_keys, now_keys = (dict(_leaves(config)) for config in (before.config, now))
     planned.gone = [key for key in then_keys if key not in now_keys and not _belongs(key, UNCOMPARED)]
     planned.new = [key for key in now_keys if key not in then_keys and not _belongs(key, UNCOMPARED)]
