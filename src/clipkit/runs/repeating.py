@@ -139,7 +139,7 @@ def plan(before: Recorded, *, cache_dir: str | None) -> Planned:
     dropped = (*LEFT_OUT, *(["cache_dir"] if cache_dir is not None else []))
     overrides = [text for text in _known_here(before.about) if not _belongs(key_of(text), dropped)]
     overrides += [] if cache_dir is None else [f"cache_dir={quoted(str(Path(cache_dir).expanduser().absolute()))}"]
-    if (own := before.about.get("choices", {}).get("experiment")) not in (None, *groups()["experiment"]):
+    if (own := _own_experiment(before.about)) is not None:
         notes.append(
             f"experiment={own} is none of this version's: what it chose and set is taken from the run's folder"
         )
@@ -172,15 +172,21 @@ def run_again(before: Recorded, planned: Planned, folder: Path) -> Recorded:
     return recorded(str(folder))
 
 
+def _own_experiment(about: Mapping[str, Any]) -> str | None:
+    """The experiment that a run has chosen, if this version has none of that name."""
+    chosen: str | None = about.get("choices", {}).get("experiment")
+    return None if chosen in groups()["experiment"] else chosen
+
+
 def _known_here(about: Mapping[str, Any]) -> list[str]:
     """The command line; in the place of an experiment of the user's own (`--config-dir`) the options that it chose.
 
     Its values are put back as all others are.
     """
     overrides = [str(text) for text in about["overrides"]]
-    chosen = about.get("choices", {})
-    if chosen.get("experiment") in (None, *groups()["experiment"]):
+    if _own_experiment(about) is None:
         return overrides
+    chosen = about["choices"]
     said = {key_of(text) for text in overrides} | {"experiment"}
     options = [f"{group}={option}" for group, option in chosen.items() if option is not None and group not in said]
     return [*options, *(text for text in overrides if key_of(text) != "experiment")]
